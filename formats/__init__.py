@@ -1,0 +1,1 @@
+"""What a number is: formats, rounding, codes, and the backends that round tensors."""

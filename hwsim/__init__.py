@@ -1,0 +1,1 @@
+"""hwsim: number formats and accelerator datapaths, emulated bit for bit in PyTorch training."""

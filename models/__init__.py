@@ -1,0 +1,1 @@
+"""What is trained: networks and data sets, as tasks."""

@@ -1,0 +1,1 @@
+"""What is asked: study files, grids, executors, results, reports, the command line."""
