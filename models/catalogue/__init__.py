@@ -1,0 +1,6 @@
+"""The tasks that ship with the package; importing this registers them."""
+
+from ..registry import CATALOGUE
+from . import images, regression, text
+
+__all__ = ["CATALOGUE", "images", "regression", "text"]
