@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import Field
 from fractions import Fraction
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,11 +18,12 @@ MAX_LISTED_BITS = 16
 class Format(ABC):
     """A set of values and their bit codes.
 
-    A Format is a frozen record. It says what its values are (`decode_code`, exactly) and which grid its rounding works on
+    A Format is a frozen dataclass. It says what its values are (`decode_code`, exactly) and which grid its rounding works on
     (`grid`); the algorithms that round, encode and decode tensors are elsewhere and take the format as an argument.
     Attributes every format has: `kind`, `name` (a label, no part of its identity), `bits`, `signed`.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     kind: str
     name: str
     bits: int

@@ -21,6 +21,10 @@ class FormatError(HwsimError, ValueError):
         self.field = field
 
 
+class NanError(FormatError):
+    """A NaN met a format that has none, under the rule `nan: error`."""
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """`'; did you mean X?'` for the allowed word closest to `given`, or an empty string."""
     folded = {word.lower(): word for word in allowed}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from math import frexp, isinf
 
 
@@ -12,8 +13,8 @@ class Grid:
     """Where the finite values of a format lie, with what its codes reserve.
 
     A positive real x with 2^e <= x < 2^(e+1) has ulp(x) = 2^(max(e, min_exponent) - mantissa_bits); its neighbours are
-    the multiples k ulp and (k + 1) ulp. Integers and fixed point are grids that lie below 2^min_exponent altogether, so that
-    their ulp is constant. The magnitude code of k ulp is (max(e, min_exponent) - min_exponent) 2^mantissa_bits + k.
+    the multiples k ulp and (k + 1) ulp. The magnitude code of k ulp is (max(e, min_exponent) - min_exponent) 2^mantissa_bits + k.
+    Integers and fixed point are `uniform`: their values lie below 2^min_exponent, and the ulp there is everyone's, however large.
 
     Where `subnormals` is false the only value below 2^min_exponent is zero, so that ulp(x) = 2^min_exponent there.
     Where `zero` is false there is no zero either, and codes count from 2^min_exponent = code 0.
@@ -25,6 +26,7 @@ class Grid:
         subnormals, zero, negative_zero: which of these exist.
         nan_code: the canonical NaN, or None. infinity_code: the code of +infinity, or None.
         sign_bit: the code bit that negates a value, or None; `twos_complement` codes have none.
+        uniform: whether the ulp is the same everywhere.
     """
 
     mantissa_bits: int
@@ -39,6 +41,7 @@ class Grid:
     infinity_code: int | None = None
     sign_bit: int | None = None
     twos_complement: bool = False
+    uniform: bool = False
 
     @property
     def smallest_exponent(self) -> int:
@@ -51,10 +54,10 @@ class Grid:
 
     def ulp_exponent(self, magnitude: Fraction) -> int:
         """log2 of the distance between the neighbours of a non-negative real number."""
-        if magnitude < Fraction(2) ** self.min_exponent:
+        if self.uniform or magnitude < power_of_two(self.min_exponent):
             return self.smallest_exponent
         e = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
-        e -= magnitude < Fraction(2) ** e
+        e -= magnitude < power_of_two(e)
         return e - self.mantissa_bits
 
     def fits(self, digits: int, smallest_exponent: int, max_exponent: int) -> bool:
@@ -64,3 +67,9 @@ class Grid:
             return False
         top_exponent = max(frexp(largest)[1] - 1, self.smallest_exponent)
         return min(self.mantissa_bits + 1, top_exponent - self.smallest_exponent + 1) <= digits
+
+
+@cache
+def power_of_two(exponent: int) -> Fraction:
+    """2^exponent, exactly."""
+    return Fraction(2) ** exponent

@@ -115,4 +115,5 @@ def fixed_grid(bits: int, fraction_bits: int, signed: bool, symmetric: bool) -> 
         bits=bits,
         negative_zero=False,
         twos_complement=signed,
+        uniform=True,
     )

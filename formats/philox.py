@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
+import torch
 
 from .errors import FormatError
 
@@ -55,6 +55,11 @@ class Draw:
         """The counter's third and fourth word: (step, call 2^16 + rank)."""
         return self.step, (self.call << 16) + self.rank
 
+    @property
+    def numbers(self) -> tuple[int, int, int, int, int]:
+        """What kernels are given: the key, the upper half of the counter, the offset."""
+        return *self.key, *self.counter_high, self.offset
+
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
     """Philox-4x32-10 of one counter: ten rounds of two 32 x 32 -> 64 bit products, xor, and a Weyl step of the key."""
@@ -78,17 +83,19 @@ def word(index: int, draw: Draw) -> int:
     return philox((b & MASK, b >> 32, *draw.counter_high), draw.key)[(i // 16) % 4]
 
 
-def words(count: int, draw: Draw) -> npt.NDArray[np.uint32]:
-    """The words of elements 0 .. count - 1, vectorised."""
-    i = np.arange(draw.offset, draw.offset + count, dtype=np.uint64)
-    b = (i >> np.uint64(6) << np.uint64(4)) + (i & np.uint64(15))
-    mask, half = np.uint64(MASK), np.uint64(32)
-    high = [np.uint64(h) for h in draw.counter_high]
-    c0, c1, c2, c3 = b & mask, b >> half, np.full_like(b, high[0]), np.full_like(b, high[1])
-    k0, k1 = draw.key
+def words(count: int, numbers: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
+    """The words (int64, 0 .. 2^32 - 1) of elements 0 .. count - 1 under the numbers of a Draw, vectorised on any device."""
+    k0, k1, high0, high1, offset = numbers
+    i = torch.arange(offset, offset + count, dtype=torch.int64, device=device)
+    b = (i >> 6 << 4) + (i & 15)
+    c0, c1, c2, c3 = b & MASK, b >> 32, torch.full_like(b, high0), torch.full_like(b, high1)
     for _ in range(ROUNDS):
-        p0, p1 = np.uint64(MULTIPLIERS[0]) * c0, np.uint64(MULTIPLIERS[1]) * c2
-        c0, c1, c2, c3 = (p1 >> half) ^ c1 ^ np.uint64(k0), p1 & mask, (p0 >> half) ^ c3 ^ np.uint64(k1), p0 & mask
+        upper0, upper1 = _upper_half(c0, MULTIPLIERS[0]), _upper_half(c2, MULTIPLIERS[1])
+        c0, c1, c2, c3 = upper1 ^ c1 ^ k0, c2 * MULTIPLIERS[1] & MASK, upper0 ^ c3 ^ k1, c0 * MULTIPLIERS[0] & MASK
         k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
-    lane = ((i >> np.uint64(4)) & np.uint64(3)).astype(np.intp)
-    return np.choose(lane, [c0, c1, c2, c3]).astype(np.uint32)
+    return torch.stack([c0, c1, c2, c3]).gather(0, ((i >> 4) & 3)[None])[0]
+
+
+def _upper_half(a: torch.Tensor, b: int) -> torch.Tensor:
+    """floor(a b / 2^32) of 32-bit numbers, within int64."""
+    return ((a >> 16) * b + ((a & 0xFFFF) * b >> 16)) >> 16

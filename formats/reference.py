@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from math import copysign, floor, isinf, isnan
+from math import copysign, floor, isfinite, isinf, isnan
 
 from .base import Format
 from .errors import FormatError
-from .grid import Grid
+from .grid import Grid, power_of_two
 from .rounding import Projection, Rounding
 
+HALF = Fraction(1, 2)
 SMALLEST_NORMAL_FLOAT32 = Fraction(2) ** -126
 
 
@@ -24,23 +25,28 @@ def round_magnitude(magnitude: Fraction, negative: bool, grid: Grid, rounding: R
         word: the 32-bit random word, of which `stochastic` takes the top bits.
     """
     ulp_exponent = grid.ulp_exponent(magnitude)
-    ulp = Fraction(2) ** ulp_exponent
-    k = floor(magnitude / ulp)
-    v = magnitude / ulp - k
-    # The code's parity is k's, except without fraction bits, where each binade has one code.
-    even = (k + (ulp_exponent - grid.min_exponent if grid.mantissa_bits == 0 else 0)) % 2 == 0
-    return (k + _goes_up(v, even, negative, rounding, word)) * ulp
+    ulp = power_of_two(ulp_exponent)
+    quotient = magnitude / ulp
+    k = floor(quotient)
+    v = quotient - k
+    return (k + _goes_up(v, is_even(k, ulp_exponent, grid), negative, rounding, word)) * ulp
+
+
+def is_even(k: int, ulp_exponent: int, grid: Grid) -> bool:
+    """Whether the code of k ulp is even: k's parity, except without fraction bits, where each binade has one code."""
+    if grid.mantissa_bits == 0:
+        k += ulp_exponent - grid.min_exponent - (not grid.zero)
+    return k % 2 == 0
 
 
 def _goes_up(v: Fraction, even: bool, negative: bool, rounding: Rounding, word: int) -> bool:
-    half = Fraction(1, 2)
     match rounding.mode:
         case "nearest_even":
-            return v > half or (v == half and not even)
+            return v > HALF or (v == HALF and not even)
         case "nearest_away":
-            return v >= half
+            return v >= HALF
         case "nearest_zero":
-            return v > half
+            return v > HALF
         case "toward_zero":
             return False
         case "toward_positive":
@@ -67,66 +73,97 @@ def project(x: Fraction | float, fmt: Format, projection: Projection, word: int 
     Returns a Fraction, or a float for NaN, the infinities and -0.
 
     Raises:
-        FormatError: x is NaN, the format has none, and the projection says `error`.
+        FormatError: x becomes NaN, the format has none, and the projection says `error`.
     """
-    grid = fmt.grid
     if isinstance(x, float):
         if isnan(x):
-            return _no_number(fmt, projection)
+            return not_a_number(fmt, projection)
         if isinf(x):
-            return _infinite(x < 0, fmt, projection)
-        return _zero(copysign(1, x) < 0, grid) if x == 0 else project(Fraction(x), fmt, projection, word)
+            return infinite(x < 0, fmt, projection)
+        return project(Fraction(x), fmt, projection, word) if x else zero(copysign(1, x) < 0, fmt, projection)
     negative = x < 0
-    if x == 0:
-        return _in_range(x, negative, fmt, projection)
-    if projection.flush_inputs and abs(x) < SMALLEST_NORMAL_FLOAT32:
-        return _zero(negative, grid)
-    magnitude = round_magnitude(abs(x), negative, grid, projection.rounding, word)
+    if x == 0 or (projection.flush_inputs and abs(x) < SMALLEST_NORMAL_FLOAT32):
+        return zero(negative, fmt, projection)
+    magnitude = round_magnitude(abs(x), negative, fmt.grid, projection.rounding, word)
     if projection.flush_outputs and magnitude < Fraction(fmt.smallest_normal):
         magnitude = Fraction(0)
-    return _in_range(-magnitude if negative else magnitude, negative, fmt, projection)
+    return in_range(-magnitude if negative else magnitude, negative, fmt, projection)
 
 
-def _in_range(rounded: Fraction, negative: bool, fmt: Format, projection: Projection) -> Fraction | float:
-    """A rounded value, or what the overflow rule makes of it."""
+def project_scaled(
+    x: float, scale: float, fmt: Format, projection: Projection, carrier: Format, word: int = 0
+) -> tuple[Fraction | float, Fraction | float]:
+    """(r, r scale), where r is the exact quotient x / scale projected, and r scale is rounded once to the carrier.
+
+    Zeros, infinities and NaN, of either operand, divide and multiply as in IEEE 754; `flush_inputs` acts on x.
+
+    Raises:
+        FormatError: as `project`.
+    """
+    if projection.flush_inputs and abs(x) < SMALLEST_NORMAL_FLOAT32:
+        x = copysign(0.0, x)
+    quotient = Fraction(x) / Fraction(scale) if x and scale and isfinite(x) and isfinite(scale) else _special_quotient(x, scale)
+    rounded = project(quotient, fmt, Projection(projection.rounding, projection.overflow, projection.nan, False, projection.flush_outputs), word)
+    if not (rounded and scale and isfinite(rounded) and isfinite(scale)):
+        return rounded, float(rounded) * scale
+    product = project(Fraction(rounded) * Fraction(scale), carrier, Projection(overflow="infinity"))
+    return rounded, product if product else copysign(0.0, float(rounded)) * copysign(1, scale)
+
+
+def _special_quotient(x: float, scale: float) -> float:
+    """x / scale where one of them is zero, infinite or NaN."""
+    sign = copysign(1, x) * copysign(1, scale)
+    if isnan(x) or isnan(scale) or (x == 0 and scale == 0) or (isinf(x) and isinf(scale)):
+        return float("nan")
+    return copysign(0.0 if x == 0 or isinf(scale) else float("inf"), sign)
+
+
+def in_range(rounded: Fraction, negative: bool, fmt: Format, projection: Projection) -> Fraction | float:
+    """A rounded value, or what the overflow rule makes of it. Positive values round to the smallest where there is no zero."""
     grid = fmt.grid
-    if Fraction(grid.min_value) <= rounded <= Fraction(grid.max_value):
-        return _zero(negative, grid) if rounded == 0 else rounded
-    if not grid.zero and 0 <= rounded < Fraction(grid.min_value) and not (rounded == 0 and projection.overflow == "nan"):
+    if rounded == 0 and not grid.zero and not negative:
         return Fraction(grid.min_value)
+    if Fraction(grid.min_value) <= rounded <= Fraction(grid.max_value):
+        return zero(negative, fmt, projection) if rounded == 0 else rounded
     limit = Fraction(grid.min_value if negative else grid.max_value)
     match projection.overflow:
         case "saturate" | "propagate":
-            return limit if limit or not negative else Fraction(0)
+            return limit
         case "nan":
-            return _no_number(fmt, projection)
+            return not_a_number(fmt, projection)
         case "wrap":
-            step = Fraction(2) ** grid.smallest_exponent
+            step = power_of_two(grid.smallest_exponent)
             span = (Fraction(grid.max_value) - Fraction(grid.min_value)) / step + 1
             return ((rounded - Fraction(grid.min_value)) / step % span) * step + Fraction(grid.min_value)
         case "infinity":
             if negative and not fmt.signed:
-                return _no_number(fmt, projection)
+                return not_a_number(fmt, projection)
             inwards = ("toward_zero", "to_odd", "toward_positive" if negative else "toward_negative")
             return limit if projection.rounding.mode in inwards else float("-inf" if negative else "inf")
 
 
-def _infinite(negative: bool, fmt: Format, projection: Projection) -> Fraction | float:
+def infinite(negative: bool, fmt: Format, projection: Projection) -> Fraction | float:
+    """What an infinity becomes."""
     limit = Fraction(fmt.grid.min_value if negative else fmt.grid.max_value)
     match projection.overflow:
         case "saturate":
             return limit
         case "nan" | "wrap":
-            return _no_number(fmt, projection)
+            return not_a_number(fmt, projection)
         case "propagate" | "infinity":
             if not fmt.has_infinity:
                 return limit
             if negative and not fmt.signed:
-                return limit if projection.overflow == "propagate" else _no_number(fmt, projection)
+                return limit if projection.overflow == "propagate" else not_a_number(fmt, projection)
             return float("-inf" if negative else "inf")
 
 
-def _no_number(fmt: Format, projection: Projection) -> Fraction | float:
+def not_a_number(fmt: Format, projection: Projection) -> Fraction | float:
+    """What NaN becomes.
+
+    Raises:
+        FormatError: the format has none, and the projection says `error`.
+    """
     if fmt.has_nan:
         return float("nan")
     match projection.nan:
@@ -135,13 +172,14 @@ def _no_number(fmt: Format, projection: Projection) -> Fraction | float:
         case "zero":
             return Fraction(0) if fmt.grid.zero else Fraction(fmt.grid.min_value)
         case "error":
-            raise FormatError(f"NaN given to {fmt}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes")
+            raise FormatError(f"NaN given to {fmt}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes", "nan")
 
 
-def _zero(negative: bool, grid: Grid) -> Fraction | float:
-    if not grid.zero:
-        return Fraction(grid.min_value)
-    return -0.0 if negative and grid.negative_zero else Fraction(0)
+def zero(negative: bool, fmt: Format, projection: Projection) -> Fraction | float:
+    """What a zero becomes; without a zero, the smallest value, or NaN where overflow is NaN."""
+    if not fmt.grid.zero:
+        return not_a_number(fmt, projection) if projection.overflow == "nan" else Fraction(fmt.grid.min_value)
+    return -0.0 if negative and fmt.grid.negative_zero else Fraction(0)
 
 
 def check_projection(fmt: Format, projection: Projection) -> None:

@@ -1,0 +1,35 @@
+"""Every backend gives the bits of the exact reference: every format, rounding and overflow rule, on tricky inputs."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from rounding_cases import FORMATS, ROUNDINGS, differences, projections, tricky
+
+from hwsim.formats import Draw, Format, Projection, Rounding
+from hwsim.formats.operators import quantize_tensor
+
+DRAW = Draw(seed=5, site="layer", step=3, call=2, rank=1, offset=37)
+BACKENDS = ("torch", "numba")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+ANY_DTYPE = (Rounding(), Rounding("stochastic", 32, "B"))
+
+
+@cache
+def reference(fmt: Format, projection: Projection, dtype: torch.dtype) -> torch.Tensor:
+    return quantize_tensor(tricky(fmt, dtype), fmt, projection, draw=DRAW, backend="reference")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_backend_equals_reference(name: str, rounding: Rounding, backend: str) -> None:
+    fmt = FORMATS[name]
+    for i, projection in enumerate(projections(fmt, rounding)):
+        for dtype in DTYPES[: None if i == 0 and rounding in ANY_DTYPE else 1]:
+            x, expected = tricky(fmt, dtype), reference(fmt, projection, dtype)
+            given = quantize_tensor(x, fmt, projection, draw=DRAW, backend=backend)
+            assert given.dtype == expected.dtype
+            assert not differences(x, expected, given), (projection.overflow, dtype)

@@ -1,0 +1,118 @@
+"""Codes and values: each code has one value, each value one code."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from rounding_cases import FORMATS, same, tricky
+
+from hwsim.formats import Format, FormatError, Projection
+from hwsim.formats.operators import quantize_tensor
+
+
+def codes_of(fmt: Format) -> torch.Tensor:
+    """Every code of a format of up to 12 bits, every 17th of one of 16; else some at the ends of each field."""
+    if fmt.bits <= 16:
+        return torch.arange(0, 1 << fmt.bits, 1 if fmt.bits <= 12 else 17)
+    low = torch.tensor([0, 1, 2, 3, (1 << 23) - 1, 1 << 23, (1 << 52) - 1, 1 << 52, 0x3FF << 52, 0x7FE << 52, 0x7FF << 52])
+    high = -1 - low if fmt.bits == 64 else (1 << fmt.bits) - 1 - (low & ((1 << fmt.bits) - 1))
+    return torch.cat([low & ((1 << min(fmt.bits, 63)) - 1), high]).unique()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_decode_gives_the_exact_value_of_every_code(name: str) -> None:
+    fmt = FORMATS[name]
+    codes = codes_of(fmt)
+    expected = [float(fmt.decode_code(code % (1 << fmt.bits))) for code in codes.tolist()]
+    values = fmt.decode(codes)
+    assert values.dtype == fmt.carrier
+    assert same(values.double(), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_encode_inverts_decode_but_for_nan_which_gets_the_canonical_code(name: str) -> None:
+    fmt = FORMATS[name]
+    codes = codes_of(fmt)
+    if getattr(fmt, "symmetric", False):
+        codes = codes[codes != 1 << (fmt.bits - 1)]
+    values = fmt.decode(codes)
+    back = fmt.encode(values)
+    assert back.dtype == torch.int64
+    zero_twice = (values == 0) & (not fmt.has_negative_zero)
+    flushed = values == 0 if not getattr(fmt, "subnormals", True) else torch.zeros_like(zero_twice)
+    kept = ~(values.isnan() | zero_twice | flushed)
+    assert torch.equal(back[kept], codes[kept])
+    if fmt.has_nan:
+        assert set(back[values.isnan()].tolist()) <= {fmt.grid.nan_code}
+    assert set(back[zero_twice].tolist()) <= {0}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_rounded_value_has_a_code_that_decodes_to_it(name: str) -> None:
+    fmt = FORMATS[name]
+    rounded = quantize_tensor(tricky(fmt, torch.float32), fmt, Projection(nan="error" if fmt.has_nan else "zero"))
+    assert same(fmt.decode(fmt.encode(rounded)).double(), rounded.double())
+
+
+@pytest.mark.parametrize("name", ["e4m3fn", "e2m1fn", "int8", "uint4", "ufixed6.8", "binary8p3se"])
+def test_magnitude_codes_count_the_values(name: str) -> None:
+    fmt = FORMATS[name]
+    values = fmt.values()
+    codes = fmt.encode(values[values >= 0])
+    assert codes.tolist() == list(range(len(codes)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("e4m3fn", 1.0625),
+        ("e4m3fn", 480.0),
+        ("e4m3fn", float("inf")),
+        ("e2m1fn", float("nan")),
+        ("int8", 128.0),
+        ("int8", 0.5),
+        ("int8_symmetric", -128.0),
+        ("uint8", -1.0),
+        ("ue5m3", -1.0),
+        ("ue4m3_ieee", float("-inf")),
+        ("e8m0fnu", 0.0),
+        ("e4m3_flat", 2.0**-9),
+        ("fp32", 1 + 2.0**-40),
+        ("fp64", None),
+    ],
+)
+def test_encode_names_the_first_element_that_is_no_value(name: str, value: float | None) -> None:
+    fmt = FORMATS[name]
+    if value is None:
+        assert fmt.encode(torch.tensor([2.0**-1074], dtype=torch.float64)).tolist() == [1]
+        return
+    x = torch.tensor([[1.0, 1.0], [1.0, value]], dtype=torch.float64)
+    with pytest.raises(FormatError, match=r"element \[1, 1\] is "):
+        fmt.encode(x)
+
+
+def test_encode_takes_every_floating_dtype() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        assert FORMATS["e4m3fn"].encode(torch.tensor([1.5, -0.0], dtype=dtype)).tolist() == [0x3C, 0x80]
+
+
+def test_encode_refuses_integer_tensors() -> None:
+    with pytest.raises(FormatError, match="floating dtypes"):
+        FORMATS["int8"].encode(torch.tensor([1]))
+
+
+@pytest.mark.parametrize("code", [-1, 256])
+def test_decode_refuses_codes_out_of_range(code: int) -> None:
+    with pytest.raises(FormatError, match=rf"element \[2\] is {code}; allowed: codes from 0 to 2\^8 - 1"):
+        FORMATS["e4m3fn"].decode(torch.tensor([0, 1, code]))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_decode_takes_integers_of_any_width(dtype: torch.dtype) -> None:
+    assert FORMATS["e4m3fn"].decode(torch.tensor([0x3C], dtype=dtype)).tolist() == [1.5]
+
+
+def test_decode_code_is_exact_where_decode_needs_float64() -> None:
+    assert FORMATS["fp64"].decode_code(1) == Fraction(2) ** -1074
