@@ -1,0 +1,151 @@
+"""A whole machine: a cast for each operand of each GEMM, a MAC unit for each GEMM, the vector unit, the optimizer unit."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ValidationInfo, model_validator
+
+from hwsim.casts import CastField, ResultField
+from hwsim.catalogue import Catalogue
+from hwsim.config import Document, load, validate
+from hwsim.config.record import Record
+from hwsim.errors import ConfigError, not_allowed
+from hwsim.layering import GEMMS, OPERANDS, Gemm, Operand, patched, spread
+from hwsim.macs import Mac, mac
+
+def _mac(given: Any, info: ValidationInfo) -> Any:
+    return mac(given, info.context)
+
+
+class GemmPath(Record):
+    """One of a layer's three GEMMs: the casts of its operands, the unit that computes it, the cast of what it hands on.
+
+    An absent cast leaves the tensor in the model's own precision.
+    """
+
+    input: CastField | None = None
+    weight: CastField | None = None
+    grad_output: CastField | None = None
+    result: ResultField | None = None
+    mac: Annotated[Mac, BeforeValidator(_mac)] = mac("native")
+
+
+class GemmPaths(Record):
+    """The three GEMMs of a layer; in YAML `all` stands for the three, and each overrides it key by key.
+
+    A format's name alone puts all operands and results in that format.
+    """
+
+    output: GemmPath = GemmPath()
+    grad_input: GemmPath = GemmPath()
+    grad_weight: GemmPath = GemmPath()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, given: Any) -> Any:
+        return spread(given)
+
+
+class OptimizerPath(Record):
+    """The optimizer unit: the gradient as it reads it, each state, the update and the weight as it writes them.
+
+    `momentum` is SGD's momentum and Adam's first moment, `variance` Adam's second moments, `state` every other state.
+    """
+
+    gradient: ResultField | None = None
+    momentum: ResultField | None = None
+    variance: ResultField | None = None
+    state: ResultField | None = None
+    update: ResultField | None = None
+    weight: ResultField | None = None
+
+
+class LayerPath(Record):
+    """What a layer runs on."""
+
+    gemm: GemmPaths = GemmPaths()
+    vector: ResultField | None = None
+
+
+class Datapath(LayerPath):
+    """A whole machine.
+
+    Args:
+        name: what reports call it.
+        gemm: the three GEMMs of every layer.
+        vector: the cast on the result of every operation that is no GEMM.
+        optimizer: the optimizer unit.
+        overrides: shell-like patterns of layer paths, each with what differs there; a layer may match one at most.
+        description, source: for readers.
+    """
+
+    name: str = ""
+    optimizer: OptimizerPath = OptimizerPath()
+    overrides: dict[str, LayerPath] = {}
+    description: str = ""
+    source: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_overrides(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or not isinstance(given.get("overrides"), Mapping):
+            return given
+        base = {key: given[key] for key in ("gemm", "vector") if key in given}
+        return {**given, "overrides": {pattern: patched(base, patch) for pattern, patch in given["overrides"].items()}}
+
+    def layer(self, path: str) -> LayerPath:
+        """What the layer at a module path runs on.
+
+        Raises:
+            ConfigError: two overrides match it.
+        """
+        matching = [pattern for pattern in self.overrides if fnmatch.fnmatchcase(path, pattern)]
+        if len(matching) > 1:
+            raise ConfigError(f"overrides: layer {path!r} matches {' and '.join(map(repr, matching))}; allowed: one pattern a layer")
+        return self.overrides[matching[0]] if matching else self
+
+    def check_layers(self, paths: list[str]) -> None:
+        """Refuse overrides that match no layer, or a layer twice.
+
+        Raises:
+            ConfigError: names the pattern and the layers there are.
+        """
+        for path in paths:
+            self.layer(path)
+        for pattern in self.overrides:
+            if not fnmatch.filter(paths, pattern):
+                raise ConfigError(f"overrides: {pattern!r} matches no layer; allowed: patterns of {', '.join(paths)}")
+
+
+def datapath(given: Datapath | str | Path | Mapping[str, Any], catalogue: Catalogue | None = None) -> Datapath:
+    """A Datapath from itself, a name of the catalogue, the path of a YAML file, or a mapping.
+
+    A file holds `datapath:`, and may declare `formats:` and `macs:` beside it.
+
+    Raises:
+        ConfigError: no such name, or a wrong declaration, with file, line and YAML path.
+    """
+    if isinstance(given, Datapath):
+        return given
+    catalogue = catalogue or Catalogue()
+    if isinstance(given, Mapping):
+        return _validated(Document({"datapath": given}, ""), ("datapath",), catalogue)
+    if isinstance(given, Path) or given.endswith((".yaml", ".yml")):
+        document = load(given)
+        return _validated(document, ("datapath",), Catalogue.of(document))
+    if given not in catalogue.names("datapaths"):
+        raise ConfigError(not_allowed("datapath", given, catalogue.names("datapaths")))
+    found = catalogue.find("datapaths", given)
+    own = catalogue if given in catalogue.datapaths else Catalogue.of(found.document)
+    return _validated(found.document, found.path, own).model_copy(update={"name": given})
+
+
+def _validated(document: Document, path: tuple[str | int, ...], catalogue: Catalogue) -> Datapath:
+    return validate(document, Datapath, path, catalogue, synonyms=dict.fromkeys(GEMMS, "all"))
+
+
+__all__ = ["GEMMS", "OPERANDS", "Datapath", "Gemm", "GemmPath", "GemmPaths", "LayerPath", "Operand", "OptimizerPath", "datapath"]

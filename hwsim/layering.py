@@ -1,0 +1,47 @@
+"""How the YAML of a datapath is laid over itself: `all` under each GEMM, overrides over the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+Gemm = Literal["output", "grad_input", "grad_weight"]
+Operand = Literal["input", "weight", "grad_output"]
+GEMMS: tuple[Gemm, ...] = get_args(Gemm)
+OPERANDS: tuple[Operand, ...] = get_args(Operand)
+
+
+def spread(given: Any) -> Any:
+    """The YAML of a layer's GEMMs with `all` written out: one mapping for each of the three."""
+    if isinstance(given, str):
+        given = {"all": {**dict.fromkeys((*OPERANDS, "result"), given), "mac": "native"}}
+    if not isinstance(given, Mapping):
+        return given
+    rest = {key: value for key, value in given.items() if key != "all"}
+    return rest | {gemm: merge_gemm(given.get("all") or {}, given.get(gemm) or {}) for gemm in GEMMS}
+
+
+def merge_gemm(base: Any, patch: Any) -> Any:
+    """The YAML of one GEMM over another: casts key by key, the unit as a whole."""
+    if not (isinstance(base, Mapping) and isinstance(patch, Mapping)):
+        return patch or base
+    return {**base, **{key: value if key == "mac" else merge_cast(base.get(key), value) for key, value in patch.items()}}
+
+
+def merge_cast(base: Any, patch: Any) -> Any:
+    """The YAML of one cast over another; a name or a format's own mapping replaces the whole cast."""
+    if isinstance(base, str):
+        base = {"format": base}
+    if not (isinstance(base, Mapping) and isinstance(patch, Mapping)) or "kind" in base or "kind" in patch:
+        return patch
+    return {**base, **patch}
+
+
+def patched(base: Mapping[str, Any], patch: Any) -> Any:
+    """The YAML of an override, completed by what it does not change."""
+    if not isinstance(patch, Mapping) or not isinstance(patch.get("gemm", {}), str | Mapping):
+        return patch
+    below, above = spread(base.get("gemm", {})), spread(patch.get("gemm", {}))
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return patch
+    return {**base, **patch, "gemm": {**above, **{gemm: merge_gemm(below[gemm], above[gemm]) for gemm in GEMMS}}}

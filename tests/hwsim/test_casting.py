@@ -1,0 +1,121 @@
+"""Casts at work: scales, elements, codes."""
+
+import pytest
+import torch
+
+import hwsim
+from hwsim.casting import apply, elements, scale_of
+from hwsim.casts import Cast, Scaling
+from hwsim.errors import ConfigError, FormatError
+from hwsim.formats import Draw
+
+
+def tensor(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_quantize_rounds_to_the_nearest_value_with_ties_to_even() -> None:
+    x = torch.tensor([1.0625, 1.1875, -0.0, 1e9, float("nan"), float("-inf")])
+    assert hwsim.quantize(x, "fp8_e4m3fn").tolist()[:4] == [1.0, 1.25, 0.0, 448.0]
+    assert hwsim.quantize(x, "fp8_e4m3fn")[4].isnan()
+    assert hwsim.quantize(x, "fp8_e4m3fn")[5] == -448
+
+
+ABSMAX = {
+    "tensor": ({"rule": "absmax"}, lambda x: x.abs().amax()),
+    "channel": ({"rule": "absmax", "granularity": {"channel": 0}}, lambda x: x.abs().amax(dim=1)),
+    "group": ({"rule": "absmax", "granularity": {"group": 4}}, lambda x: x.reshape(6, 2, 4).abs().amax(dim=2)),
+}
+
+
+@pytest.mark.parametrize("case", ABSMAX)
+def test_an_absmax_scale_is_amax_over_the_largest_value(case: str) -> None:
+    scaling, amax = ABSMAX[case]
+    x = tensor(6, 8)
+    scale, _ = scale_of(x, Scaling(**scaling), hwsim.format("int8"))
+    assert torch.equal(scale, (amax(x).double() / 127).float())
+
+
+def test_a_short_last_group_has_its_own_scale() -> None:
+    x = torch.tensor([[1.0, 2.0, 3.0, 4.0, 40.0]])
+    scale, layout = scale_of(x, Scaling(rule="absmax", granularity={"group": 4}), hwsim.format("int8"))
+    assert scale.shape == (1, 2)
+    assert layout.size == 4
+    assert hwsim.quantize(x, "int8", scaling={"rule": "absmax", "granularity": {"group": 4}})[0, 4] == 40
+
+
+@pytest.mark.parametrize(("amax", "expected"), [(127.0, 1.0), (127.5, 2.0), (63.5, 0.5), (1.0, 2.0**-6), (3e38, 2.0**121)])
+def test_a_power_of_two_scale_is_the_smallest_that_clips_nothing(amax: float, expected: float) -> None:
+    scale, _ = scale_of(torch.tensor([amax, -amax / 3]), Scaling(rule="power_of_two"), hwsim.format("int8"))
+    assert scale == expected
+
+
+@pytest.mark.parametrize("special", [float("nan"), float("inf"), float("-inf")])
+def test_a_scale_looks_at_finite_values_only(special: float) -> None:
+    scale, _ = scale_of(torch.tensor([special, 254.0]), Scaling(rule="absmax"), hwsim.format("int8"))
+    assert scale == 2
+
+
+def test_a_tensor_of_zeros_has_scale_one() -> None:
+    scale, _ = scale_of(torch.zeros(3), Scaling(rule="absmax"), hwsim.format("int8"))
+    assert scale == 1
+
+
+def test_a_scale_that_underflows_is_the_smallest_positive_value_of_its_format() -> None:
+    scale, _ = scale_of(torch.tensor([1e-45]), Scaling(rule="absmax"), hwsim.format("fp8_e4m3fn"))
+    assert scale == 2.0**-149
+
+
+def test_the_parts_are_exact_and_give_the_values_back() -> None:
+    x = tensor(5, 7)
+    q = hwsim.quantize(x, "int8", scaling={"rule": "absmax", "granularity": {"channel": 0}}, return_parts=True)
+    assert torch.equal(hwsim.format("int8").decode(q.codes), q.elements)
+    assert torch.equal(hwsim.format("fp32").decode(q.scale_codes), q.scale)
+    assert torch.equal((q.elements.double() * q.scale.double()[:, None]).float(), q.values)
+
+
+def test_elements_and_scales_are_what_apply_multiplies() -> None:
+    x = tensor(5, 7)
+    cast = Cast(format="int4", scaling={"rule": "absmax", "granularity": {"channel": 0}}, rounding="stochastic")
+    values, scale = elements(cast, x, Draw(3), axis=1)
+    assert torch.equal(values * scale, apply(cast, x, Draw(3), axis=1))
+
+
+def test_a_scale_along_the_contracted_axis_cannot_leave_the_sum() -> None:
+    cast = Cast(format="int4", scaling={"rule": "absmax", "granularity": {"group": 2}})
+    with pytest.raises(ConfigError, match=r"scaling: got a scale per group along the axis that the unit sums over"):
+        elements(cast, tensor(2, 4), axis=1)
+
+
+def test_a_fixed_scale_divides_and_multiplies() -> None:
+    assert hwsim.quantize(torch.tensor([0.3, 0.6]), "int4", scaling={"rule": "fixed", "value": 0.25}).tolist() == [0.25, 0.5]
+
+
+def test_the_result_keeps_the_inputs_dtype_where_that_holds_the_format() -> None:
+    assert hwsim.quantize(torch.ones(2, dtype=torch.bfloat16), "fp4").dtype == torch.bfloat16
+    assert hwsim.quantize(torch.ones(2, dtype=torch.bfloat16), "fp16").dtype == torch.float32
+    assert hwsim.quantize(torch.ones(2), "int32").dtype == torch.float64
+
+
+WRONG = {
+    "rounding": ({"rounding": "nearest"}, r"rounding: got 'nearest'; allowed: .*nearest_even"),
+    "overflow": ({"overflow": "infinity"}, r"overflow: got 'infinity' for int8, which has no infinity; allowed: saturate"),
+    "scaling": ({"scaling": "absmx"}, r"scaling: got 'absmx'; allowed: .*; did you mean 'absmax'\?"),
+    "backend": ({"backend": "nunba"}, r"backend: got 'nunba'; allowed: .*; did you mean 'numba'\?"),
+    "seed": ({"seed": -1}, r"seed: got -1; allowed: a whole number from 0 to 2\^63 - 1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_argument_is_told_what_is_allowed(case: str) -> None:
+    arguments, message = WRONG[case]
+    with pytest.raises((ConfigError, FormatError), match=message):
+        hwsim.quantize(torch.ones(2), "int8", **arguments)
+
+
+def test_a_nan_that_a_format_cannot_hold_is_refused_unless_said() -> None:
+    x = torch.tensor([1.0, float("nan")])
+    with pytest.raises(FormatError, match=r"NaN"):
+        hwsim.quantize(x, "int8")
+    assert hwsim.quantize(x, "int8", nan="max").tolist() == [1, 127]
+    assert hwsim.quantize(x, "int8", nan="zero").tolist() == [1, 0]
