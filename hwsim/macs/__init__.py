@@ -1,0 +1,22 @@
+"""Dot-product units: what they are, and what they compute, bit for bit."""
+
+from .matmul import matmul
+from .operands import Scaled
+from .record import Alignment, Chunked, CInput, Fused, LateSum, Mac, Operands, Promote, Rounded, Scales
+from .units import mac
+
+__all__ = [
+    "Alignment",
+    "CInput",
+    "Chunked",
+    "Fused",
+    "LateSum",
+    "Mac",
+    "Operands",
+    "Promote",
+    "Rounded",
+    "Scaled",
+    "Scales",
+    "mac",
+    "matmul",
+]

@@ -1,0 +1,196 @@
+"""`matmul`: emulated dot products as one torch operator, on whichever backend has the operands' device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from hwsim.config import canonical
+from hwsim.errors import FormatError, not_allowed
+from hwsim.formats import Draw
+
+from . import cpu, reference
+from .bases import needs_reference
+from .operands import Array, Port, Scaled, flushed, port, rounded
+from .record import Mac, Rounded
+from .units import mac as unit
+from .words import Stream, stream
+
+BACKENDS = ("numba", "reference")
+NATIVE_DTYPES = (torch.float32, torch.float64)
+
+library = torch.library.Library("hwsim", "FRAGMENT")
+library.define(
+    "matmul(Tensor a, Tensor b, Tensor? c, Tensor? scale_a, Tensor? scale_b, str mac, int[] draw, str site, str backend) -> Tensor"
+)
+
+
+def matmul(
+    a: torch.Tensor | Scaled,
+    b: torch.Tensor | Scaled,
+    mac: Mac | str | Mapping[str, Any],
+    c: torch.Tensor | None = None,
+    draw: Draw = Draw(),  # noqa: B008
+    backend: str | None = None,
+) -> torch.Tensor:
+    """d = a b + c by the unit `mac`, every rounding and the order of the sums as it declares.
+
+    The result does not depend on the backend, the number of threads or how a batch is split; it is float32, or float64 where
+    that is needed to hold the unit's result format. NaN, infinities and overflow do what the unit's formats and rules say.
+
+    Args:
+        a: (..., M, K), values of the unit's `input` formats; with a `Scaled` the unit is given elements and block scales.
+        b: (..., K, N), values of its `weight` formats. Batch dimensions broadcast.
+        c: (..., M, N), or None; rounded to the unit's C format on its way in.
+        draw: what a stochastic accumulator's random words depend on.
+        backend: `numba` or `reference`; the fastest for the device when None.
+
+    Raises:
+        FormatError: shapes that do not fit, an operand that is no value of its format (the first is named), scales without a unit
+            that takes them, a NaN in a result format that has none.
+        ConfigError: no such unit.
+    """
+    mac = unit(mac)
+    if backend is not None and backend not in BACKENDS:
+        raise FormatError(not_allowed("backend", backend, BACKENDS), "backend")
+    (x, scale_a), (y, scale_b) = _parts(a), _parts(b)
+    if (scale_a is None) != (scale_b is None) or (scale_a is not None and mac.scales is None):
+        raise FormatError("matmul: got scales; allowed: on both operands, for a unit with `scales`")
+    _check_shapes(x, y, c)
+    if mac.is_native:
+        return _native(x, y, c, mac)
+    numbers = [draw.seed, draw.step, draw.call, draw.rank, draw.offset]
+    return torch.ops.hwsim.matmul(x, y, c, scale_a, scale_b, canonical(mac), numbers, draw.site, backend or "")  # type: ignore[no-any-return]
+
+
+def _parts(operand: torch.Tensor | Scaled) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return (operand.values, operand.scales) if isinstance(operand, Scaled) else (operand, None)
+
+
+def _check_shapes(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None) -> None:
+    if a.dim() < 2 or b.dim() < 2 or a.shape[-1] != b.shape[-2]:
+        raise FormatError(f"matmul: got shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed: (..., M, K) and (..., K, N)")
+    try:
+        shape = result_shape(a, b)
+        fits = c is None or torch.broadcast_shapes(c.shape, shape) == shape
+    except RuntimeError as error:
+        raise FormatError(f"matmul: got shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed: batches that broadcast") from error
+    if not fits:
+        raise FormatError(f"matmul: got c of shape {tuple(c.shape) if c is not None else ()}; allowed: what broadcasts to {tuple(shape)}")
+
+
+def result_shape(a: torch.Tensor, b: torch.Tensor) -> torch.Size:
+    """(..., M, N)."""
+    return torch.Size((*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]))
+
+
+def _native(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, mac: Mac) -> torch.Tensor:
+    dtype = mac.accumulator.format.carrier
+    result = a.to(dtype) @ b.to(dtype)
+    return result if c is None else result + c.to(dtype)
+
+
+@lru_cache(maxsize=256)
+def _unit(text: str) -> Mac:
+    return unit(json.loads(text))
+
+
+def _meta(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, scale_a: torch.Tensor | None, scale_b: torch.Tensor | None,
+    mac: str, draw: list[int], site: str, backend: str,
+) -> torch.Tensor:  # fmt: skip
+    return a.new_empty(result_shape(a, b), dtype=_unit(mac).outermost.format.carrier)
+
+
+def _cpu(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, scale_a: torch.Tensor | None, scale_b: torch.Tensor | None,
+    mac: str, draw: list[int], site: str, backend: str,
+) -> torch.Tensor:  # fmt: skip
+    m = _unit(mac)
+    seed, step, call, rank, offset = draw
+    shape = result_shape(a, b)
+    s = Draw(seed, site, step, call, rank, offset)
+    batch = shape[:-2]
+    words = stream(s, shape.numel(), a.shape[-1])
+    start = None if c is None else _c(c.expand(shape), m)
+    pa, pb = port(m, "input", a, scale_a), port(m, "weight", b, scale_b)
+    if b.dim() == 2:
+        one = _batched(pa, a.shape[:-2], ()), pb
+        flat = _sum(one[0], pb, None if start is None else start.reshape(-1, shape[-1]), m, words, s, 0, backend)
+        return _result(flat, shape, m)
+    parts_a, parts_b = _each(pa, a, batch), _each(pb, b, batch)
+    starts = None if start is None else start.reshape(-1, *shape[-2:])
+    size = shape[-2] * shape[-1]
+    done = [
+        _sum(x, y, None if starts is None else starts[n], m, words, s, n * size, backend)
+        for n, (x, y) in enumerate(zip(parts_a, parts_b, strict=True))
+    ]
+    return _result(np.stack(done) if done else np.empty((0, *shape[-2:])), shape, m)
+
+
+def _c(c: torch.Tensor, mac: Mac) -> Array:
+    """C as it enters: flushed, and rounded to its format."""
+    data = c.detach().to(torch.float64).numpy()
+    if mac.flush_inputs != "none":
+        data = flushed(data, mac.c_format.smallest_normal, mac.flush_inputs)
+    return rounded(data.reshape(-1, data.shape[-1]), Rounded(format=mac.c_format, nan="zero")).reshape(data.shape)
+
+
+def _batched(p: Port, batch: torch.Size, rest: tuple[int, ...]) -> Port:
+    """A batch of A as one matrix: its rows one after another."""
+    terms = p.values.shape[-1]
+    scales = None if p.scales is None else p.scales.reshape(-1, p.scales.shape[-1])
+    return Port(p.values.reshape(int(np.prod(p.values.shape[:-1])), terms), scales, p.format)
+
+
+def _each(p: Port, operand: torch.Tensor, batch: torch.Size) -> list[Port]:
+    """The matrices of a broadcast batch."""
+    values = np.broadcast_to(p.values, (*batch, *p.values.shape[-2:])).reshape(-1, *p.values.shape[-2:])
+    if p.scales is None:
+        return [Port(v, None, p.format) for v in values]
+    scales = np.broadcast_to(p.scales, (*batch, *p.scales.shape[-2:])).reshape(-1, *p.scales.shape[-2:])
+    return [Port(v, s, p.format) for v, s in zip(values, scales, strict=True)]
+
+
+def _sum(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream, draw: Draw, first: int, backend: str) -> Array:
+    if backend == "reference" or needs_reference(a, b, mac):
+        return _by_reference(a, b, c, mac, draw, first, s.outputs)
+    return cpu.matmul(a, b, c, mac, s, first)
+
+
+def _by_reference(a: Port, b: Port, c: Array | None, mac: Mac, draw: Draw, first: int, outputs: int) -> Array:
+    rows, columns = a.values.shape[0], b.values.shape[1]
+    result = np.empty((rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            terms = reference.Terms(
+                a.values[i].tolist(),
+                b.values[:, j].tolist(),
+                None if a.scales is None else a.scales[i].tolist(),
+                None if b.scales is None else b.scales[:, j].tolist(),
+                a.min_exponent,
+                b.min_exponent,
+                first + i * columns + j,
+                outputs,
+                draw,
+            )
+            result[i, j] = reference.dot(terms, None if c is None else float(c[i, j]), mac)
+    return result
+
+
+def _result(data: Array, shape: torch.Size, mac: Mac) -> torch.Tensor:
+    places = [mac.accumulator, mac.outermost, *([] if mac.product == "exact" else [mac.product])]
+    refuses = next((place.format for place in places if not place.format.has_nan and place.nan == "error"), None)
+    if refuses is not None and np.isnan(data).any():
+        raise FormatError(f"matmul: NaN given to {refuses}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes")
+    data = np.where(np.isnan(data), np.nan, data)
+    return torch.from_numpy(data.reshape(shape)).to(mac.outermost.format.carrier)
+
+
+library.impl("matmul", _cpu, "CPU")
+library.impl("matmul", _meta, "Meta")

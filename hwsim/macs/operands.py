@@ -1,0 +1,128 @@
+"""What a unit is given: element values that are checked against its ports, and the scales of block operands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hwsim.errors import FormatError
+from hwsim.formats import Fixed, Float, Format, Integer, Rounding
+
+from .exact import exact_outer_sum, wide
+from .lanes import compiled_mode, edges, lanes_hold
+from .record import Mac, Rounded
+from .sums import outer_sum
+from .words import Stream
+
+Array = npt.NDArray[np.float64]
+SMALLEST_NORMAL_EXPONENT = -126
+LANE_DIGITS = 26
+NO_STREAM = Stream(0, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A block operand as the hardware is given it.
+
+    Args:
+        values: element values, of A (..., M, K), of B (..., K, N).
+        scales: one scale for each run of block elements along K: (..., M, ceil(K / block)), (..., ceil(K / block), N).
+    """
+
+    values: torch.Tensor
+    scales: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Port:
+    """A checked operand.
+
+    Args:
+        values: float64, A (rows, K) or B (K, columns), flushed where the unit flushes.
+        scales: float64, one for each block along K, or None.
+        format: the port's format for this operand, or None where the unit declares none.
+    """
+
+    values: Array
+    scales: Array | None
+    format: Format | None
+
+    @property
+    def min_exponent(self) -> int:
+        """The exponent of the format's smallest normal value: that of its subnormals in an alignment."""
+        return self.format.grid.min_exponent if self.format else SMALLEST_NORMAL_EXPONENT
+
+    @property
+    def fits_lanes(self) -> bool:
+        """Whether a product of two such values is exact in float64."""
+        if self.format is not None:
+            return self.format.grid.fits(LANE_DIGITS, -450, 450)
+        return bool(np.all((self.values.astype(np.float32) == self.values) | np.isnan(self.values)))
+
+
+def port(mac: Mac, name: str, values: torch.Tensor, scales: torch.Tensor | None, fmt: Format | None = None) -> Port:
+    """An operand checked against the unit's port of that name (`input` or `weight`).
+
+    Raises:
+        FormatError: an element is no value of any of the port's formats; the first one is named.
+    """
+    data = values.detach().to(torch.float64).numpy()
+    found = fmt or _format(mac, name, values, data)
+    if mac.flush_inputs != "none":
+        data = flushed(data, 2.0 ** (found.grid.min_exponent if found else SMALLEST_NORMAL_EXPONENT), mac.flush_inputs)
+    scale = None if scales is None else np.ascontiguousarray(scales.detach().to(torch.float64).numpy())
+    return Port(np.ascontiguousarray(data), scale, found)
+
+
+def flushed(data: Array, smallest_normal: float, how: str) -> Array:
+    """The data with subnormals replaced by zero, signed or positive."""
+    zeros = np.copysign(0.0, data) if how == "signed" else np.zeros_like(data)
+    return np.where(np.abs(data) < smallest_normal, zeros, data)
+
+
+def _format(mac: Mac, name: str, values: torch.Tensor, data: Array) -> Format | None:
+    if mac.operands is None:
+        return None
+    allowed: tuple[Format, ...] = getattr(mac.operands, name)
+    foreign = []
+    for fmt in allowed:
+        index = first_foreign(data, fmt)
+        if index is None:
+            return fmt
+        foreign.append(index)
+    index = max(foreign)
+    where = ", ".join(map(str, np.unravel_index(index, values.shape)))
+    names = " or ".join(map(str, allowed))
+    raise FormatError(f"{name} operand of {mac.name or 'the unit'}: element [{where}] is {float(data.flat[index])!r}; allowed: values of {names}")
+
+
+def first_foreign(data: Array, fmt: Format) -> int | None:
+    """The flat index of the first element that is no value of the format, or None."""
+    flat = data.reshape(1, -1)
+    if isinstance(fmt, Float | Fixed | Integer):
+        known = rounded(flat, _truncated(fmt)) == flat
+    else:
+        known = np.isin(flat, fmt.values().double().numpy())
+    known = np.where(np.isnan(flat), fmt.has_nan, np.where(np.isinf(flat), fmt.has_infinity, known))
+    return None if known.all() else int(np.argmin(known))
+
+
+@cache
+def _truncated(fmt: Format) -> Rounded:
+    """Any float, fixed-point or integer format, unsigned ones too, as a place of rounding."""
+    return Rounded.model_construct(format=fmt, rounding=Rounding("toward_zero"), overflow="saturate", nan="zero")
+
+
+def rounded(x: Array, place: Rounded) -> Array:
+    """x (rows, columns) rounded at a place of the unit that is not stochastic."""
+    total, ones = np.full(x.shape, -0.0), np.ones((1, 1))
+    if lanes_hold(place):
+        outer_sum(compiled_mode(place.rounding), False)(total, np.array(x), ones, edges(place), 0, 0, 0, 0, NO_STREAM)
+    else:
+        to = wide(place.format.grid, place.rounding)
+        exact_outer_sum(total, np.array(x), np.ones_like(x), edges(place), to, 0, 0, 0, 0, NO_STREAM)
+    return total

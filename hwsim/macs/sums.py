@@ -1,0 +1,188 @@
+"""Sequential and pairwise sums over blocks of results: numba loops over k, rows and columns, vectorised over columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from .lanes import AT_RUN_TIME, DOWN, STOCHASTIC_A, add_to_odd, fused_multiply_add, round_lane, round_plain
+from .words import fill_words, word_at
+
+COLUMNS = 128
+DEPTH = 16
+WORDS = 64
+EXACT = -1
+Kernel = Callable[..., None]
+
+# Every kernel works on acc, the contiguous block of results that starts at row i0 and column j0, and on the terms k0 .. k1 - 1;
+# `first` is the logical index of result (i0, j0), `width` the number of columns of the whole result.
+
+
+class Shape(NamedTuple):
+    """What is compiled into a sequential kernel.
+
+    Args:
+        mode, product_mode: of COMPILED or AT_RUN_TIME; EXACT products are not rounded.
+        plain, product_plain: whether the place is `plain`.
+        exact: whether the accumulator plus a product is exact in float64.
+    """
+
+    mode: int
+    product_mode: int = EXACT
+    plain: bool = False
+    product_plain: bool = False
+    exact: bool = False
+
+
+@cache
+def sequential(shape: Shape) -> Kernel:
+    """acc = round(acc + product), term by term."""
+    mode, product_mode, plain, product_plain, exact = shape
+
+    @njit(cache=True, nogil=True)
+    def kernel(a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int, at: Any, at_product: Any, first: int, width: int, s: Any) -> None:
+        rows, n = acc.shape
+        rule = at.mode if mode == AT_RUN_TIME else mode
+        product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
+        for jb in range(0, n, COLUMNS):
+            je = min(jb + COLUMNS, n)
+            for kb in range(k0, k1, DEPTH):
+                for i in range(rows):
+                    row = acc[i, jb:je]
+                    for k in range(kb, min(kb + DEPTH, k1)):
+                        x = a[i0 + i, k]
+                        line = b[k, j0 + jb : j0 + je]
+                        for j in range(row.size):
+                            p = x * line[j]
+                            if product_mode != EXACT:
+                                word = word_at(s, 1, first + i * width + jb + j, k) if product_rule >= STOCHASTIC_A else 0
+                                p = round_plain(p, at_product, product_rule, word) if product_plain else round_lane(p, at_product, product_rule, word)
+                            t = row[j] + p if exact else add_to_odd(row[j], p, rule == DOWN)
+                            row[j] = round_plain(t, at, rule, 0) if plain else round_lane(t, at, rule, 0)
+
+    return kernel
+
+
+@cache
+def stochastic(shape: Shape) -> Kernel:
+    """As `sequential`, with the random words of 64 terms and a block of columns drawn ahead."""
+    mode, product_mode, plain, product_plain, exact = shape
+
+    @njit(cache=True, nogil=True)
+    def kernel(a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int, at: Any, at_product: Any, first: int, width: int, s: Any) -> None:
+        rows, n = acc.shape
+        rule = at.mode if mode == AT_RUN_TIME else mode
+        product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
+        block = np.empty(64, np.int64)
+        room = np.empty((WORDS, COLUMNS), np.int64)
+        for jb in range(0, n, COLUMNS):
+            je = min(jb + COLUMNS, n)
+            for kb in range(k0, k1, WORDS):
+                ke = min(kb + WORDS, k1)
+                words = room[: ke - kb]
+                for i in range(rows):
+                    for j in range(je - jb):
+                        fill_words(s, 0, first + i * width + jb + j, kb, words, j, block)
+                    row = acc[i, jb:je]
+                    for k in range(kb, ke):
+                        x = a[i0 + i, k]
+                        line = b[k, j0 + jb : j0 + je]
+                        random = words[k - kb]
+                        for j in range(row.size):
+                            p = x * line[j]
+                            if product_mode != EXACT:
+                                word = word_at(s, 1, first + i * width + jb + j, k) if product_rule >= STOCHASTIC_A else 0
+                                p = round_plain(p, at_product, product_rule, word) if product_plain else round_lane(p, at_product, product_rule, word)
+                            t = row[j] + p if exact else add_to_odd(row[j], p, False)
+                            row[j] = round_plain(t, at, rule, random[j]) if plain else round_lane(t, at, rule, random[j])
+
+    return kernel
+
+
+@cache
+def double(fused: bool) -> Kernel:
+    """The accumulator is float64 itself: one fused multiply-add a term, or a product and a sum."""
+
+    @njit(cache=True, nogil=True)
+    def kernel(a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int) -> None:
+        rows, n = acc.shape
+        for i in range(rows):
+            row = acc[i]
+            for k in range(k0, k1):
+                x = a[i0 + i, k]
+                line = b[k, j0 : j0 + n]
+                for j in range(n):
+                    row[j] = fused_multiply_add(x, line[j], row[j]) if fused else row[j] + x * line[j]
+
+    return kernel
+
+
+@cache
+def tree(mode: int, product_mode: int) -> Kernel:
+    """acc = the tree over the products, with acc as the leftmost leaf where `with_c`; equal subtrees merge as soon as they stand."""
+
+    @njit(cache=True, nogil=True)
+    def kernel(
+        a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int, at: Any, at_product: Any, first: int, width: int, s: Any, with_c: bool
+    ) -> None:
+        rows, n = acc.shape
+        rule = at.mode if mode == AT_RUN_TIME else mode
+        product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
+        stack = np.empty((64, COLUMNS))
+        leaves, begin = np.empty(64, np.int64), np.empty(64, np.int64)
+        for jb in range(0, n, COLUMNS):
+            je = min(jb + COLUMNS, n)
+            for i in range(rows):
+                output = first + i * width + jb
+                size, top = je - jb, 0
+                if with_c:
+                    stack[0, :size] = acc[i, jb:je]
+                    leaves[0], begin[0], top = 1, k0, 1
+                for k in range(k0, k1 + 1):
+                    if k < k1:
+                        leaf = stack[top, :size]
+                        line = b[k, j0 + jb : j0 + je]
+                        x = a[i0 + i, k]
+                        for j in range(size):
+                            p = x * line[j]
+                            if product_mode != EXACT:
+                                word = word_at(s, 1, output + j, k) if product_rule >= STOCHASTIC_A else 0
+                                p = round_lane(p, at_product, product_rule, word)
+                            leaf[j] = p
+                        leaves[top], begin[top] = 1, k
+                        top += 1
+                    while top > 1 and (k == k1 or leaves[top - 2] == leaves[top - 1]):
+                        top -= 1
+                        left, right = stack[top - 1, :size], stack[top, :size]
+                        for j in range(size):
+                            word = word_at(s, 0, output + j, begin[top]) if rule >= STOCHASTIC_A else 0
+                            left[j] = round_lane(add_to_odd(left[j], right[j], rule == DOWN), at, rule, word)
+                        leaves[top - 1] *= 2
+                result = acc[i, jb:je]
+                for j in range(size):
+                    word = word_at(s, 0, output + j, k0) if rule >= STOCHASTIC_A else 0
+                    result[j] = stack[0, j] if k1 - k0 + with_c > 1 else round_lane(stack[0, j] if top else 0.0, at, rule, word)
+
+    return kernel
+
+
+@cache
+def outer_sum(mode: int, scaled: bool) -> Kernel:
+    """outer = round(outer + inner), and inner = +0; inner times the two scales' rounded product where `scaled`."""
+
+    @njit(cache=True, nogil=True)
+    def kernel(outer: Any, inner: Any, scale: Any, at: Any, level: int, k: int, first: int, width: int, s: Any) -> None:
+        rows, n = outer.shape
+        rule = at.mode if mode == AT_RUN_TIME else mode
+        for i in range(rows):
+            for j in range(n):
+                x = inner[i, j] * scale[i, j] if scaled else inner[i, j]
+                word = word_at(s, level, first + i * width + j, k) if rule >= STOCHASTIC_A else 0
+                outer[i, j] = round_lane(add_to_odd(outer[i, j], x, rule == DOWN), at, rule, word)
+                inner[i, j] = 0.0
+
+    return kernel

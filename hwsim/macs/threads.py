@@ -1,0 +1,28 @@
+"""Blocks of results over torch's number of threads; kernels release the GIL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="hwsim-macs")
+
+
+def spread(work: Callable[[T], None], jobs: Iterable[T]) -> None:
+    """Do the work for every job, on torch.get_num_threads() threads; the jobs must not depend on one another."""
+    jobs, threads = list(jobs), torch.get_num_threads()
+    if threads == 1 or len(jobs) < 2:
+        for job in jobs:
+            work(job)
+        return
+    for done in [_pool(threads).submit(work, job) for job in jobs]:
+        done.result()
