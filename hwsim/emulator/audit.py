@@ -1,0 +1,155 @@
+"""The account of a run: what ran, where, how often, in which phase, through which cast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hwsim.casts import Cast
+
+from .phases import Phase
+from .sites import Layer, Operand, Site
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One kind of work at one place.
+
+    Args:
+        phase: forward, evaluation, loss, backward, recompute, callback, optimizer, entry or other.
+        op: the ATen operation.
+        site: the contraction's name, or the path of the layer that ran.
+        count: how often it ran.
+        role: of a GEMM `input`, `weight`, `grad_output` or `result`; of the optimizer `gradient`, `momentum`, `variance`,
+            `state`, `update` or `weight`; elsewhere `vector`, `move`, `random`, `wire` or `unknown`.
+        cast: the declared cast, or `none` where the datapath declares none or values only move.
+        flops: 2 M N K of a GEMM, in its `result` row; one for each element written elsewhere; 0 for moves.
+        gemm: `output`, `grad_input` or `grad_weight`; empty elsewhere.
+        mac: the unit that computed a GEMM; empty elsewhere.
+    """
+
+    phase: str
+    op: str
+    site: str
+    count: int
+    role: str
+    cast: str
+    flops: int
+    gemm: str = ""
+    mac: str = ""
+
+
+@dataclass(frozen=True)
+class NativeRow:
+    """Tensors that stayed in the precision that the model gave them, and why."""
+
+    phase: str
+    op: str
+    site: str
+    role: str
+    reason: str
+    count: int
+    flops: int
+
+
+UNDECLARED = "the datapath declares no cast"
+REASONS = {
+    "random": "random numbers are drawn by the host; they are rounded when something computes with them",
+    "wire": "the datapath declares no wire format",
+    "unknown": "unknown operation, passed by unknown_ops: pass",
+    "counter": "counts and scalars of the optimizer's control flow",
+}
+
+GemmKey = tuple[Phase, str, Site, str, Operand, Operand]
+OtherKey = tuple[Phase, str, str, str, str]
+
+
+class Audit:
+    """Counts by place; the rows are written out when asked for."""
+
+    def __init__(self) -> None:
+        self._gemms: dict[GemmKey, list[int]] = {}
+        self._vectors: dict[tuple[Phase, str, Layer], list[int]] = {}
+        self._moves: dict[tuple[Phase, str, Layer], int] = {}
+        self._others: dict[OtherKey, list[int]] = {}
+
+    def gemm(self, key: GemmKey, flops: int) -> None:
+        """Count a GEMM."""
+        entry = self._gemms.get(key)
+        if entry is None:
+            entry = self._gemms[key] = [0, 0]
+        entry[0] += 1
+        entry[1] += flops
+
+    def vector(self, phase: Phase, op: str, layer: Layer, flops: int) -> None:
+        """Count an operation of the vector unit."""
+        key = (phase, op, layer)
+        entry = self._vectors.get(key)
+        if entry is None:
+            entry = self._vectors[key] = [0, 0]
+        entry[0] += 1
+        entry[1] += flops
+
+    def move(self, phase: Phase, op: str, layer: Layer) -> None:
+        """Count an operation that only moves values."""
+        key = (phase, op, layer)
+        self._moves[key] = self._moves.get(key, 0) + 1
+
+    def other(self, phase: Phase, op: str, site: str, role: str, cast: Cast | None, flops: int) -> None:
+        """Count anything else."""
+        entry = self._others.setdefault((phase, op, site, role, _text(cast)), [0, 0])
+        entry[0] += 1
+        entry[1] += flops
+
+    def rows(self) -> list[AuditRow]:
+        """All rows, in the order in which their places first ran."""
+        return [*self._gemm_rows(), *self._vector_rows(), *self._move_rows(), *self._other_rows()]
+
+    def unemulated(self) -> list[NativeRow]:
+        """The rows without a cast for which values were computed, and why."""
+        return [
+            NativeRow(row.phase, row.op, row.site, row.role, REASONS.get(row.role, UNDECLARED), row.count, row.flops)
+            for row in self.rows()
+            if row.cast == "none" and row.role != "move"
+        ]
+
+    def coverage(self) -> dict[str, float]:
+        """The shares of operations and of FLOPs that ran as the datapath declares; 1.0 is all.
+
+        An absent cast is a declaration (the model's own precision; `unemulated` names it); what the machine does not know is not.
+        """
+        entries = [(entry, True) for entry in (*self._gemms.values(), *self._vectors.values())]
+        entries += [([count, 0], True) for count in self._moves.values()]
+        entries += [(entry, key[3] not in ("unknown", "wire")) for key, entry in self._others.items()]
+        return {
+            share: _ratio(sum(e[i] for e, known in entries if known), sum(e[i] for e, _ in entries))
+            for i, share in enumerate(("operations", "flops"))
+        }
+
+    def _gemm_rows(self) -> Iterator[AuditRow]:
+        for (phase, op, site, gemm, left, right), (count, flops) in self._gemms.items():
+            ports = site.ports(gemm, left, right)  # type: ignore[arg-type]
+            mac = ports.mac.name or str(ports.mac.order)
+            work = ((left, ports.left, 0), (right, ports.right, 0), ("result", ports.result, flops))
+            for role, port, share in work:
+                yield AuditRow(phase.value, op, site.name, count, role, _text(port.cast), share, gemm, mac)
+
+    def _vector_rows(self) -> Iterator[AuditRow]:
+        for (phase, op, layer), (count, flops) in self._vectors.items():
+            yield AuditRow(phase.value, op, layer.path, count, "vector", _text(layer.vector.cast), flops)
+
+    def _move_rows(self) -> Iterator[AuditRow]:
+        for (phase, op, layer), count in self._moves.items():
+            yield AuditRow(phase.value, op, layer.path, count, "move", "none", 0)
+
+    def _other_rows(self) -> Iterator[AuditRow]:
+        for (phase, op, site, role, cast), (count, flops) in self._others.items():
+            yield AuditRow(phase.value, op, site, count, role, cast, flops)
+
+
+def _text(cast: Cast | None) -> str:
+    return "none" if cast is None else str(cast)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 1.0

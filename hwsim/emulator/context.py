@@ -1,0 +1,158 @@
+"""`emulate`: runs whatever its block runs on a declared machine, and leaves everything as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from hwsim.datapaths import Datapath
+from hwsim.datapaths import datapath as datapath_of
+from hwsim.errors import ConfigError, not_allowed
+
+from .engine import Engine, UnknownOps
+from .machine import Machine
+from .mode import EmulatorMode
+from .origins import Stored, mark_data
+from .ports import Draws
+from .records import Records, node_creation_hook
+
+RECURRENT_BACKENDS: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+"""Whose recurrent layers are one operation with all GEMMs inside."""
+
+
+@contextmanager
+def emulate(
+    model: nn.Module,
+    datapath: Datapath | str | Path | Mapping[str, Any],
+    optimizer: Optimizer | None = None,
+    seed: int = 0,
+    unknown_ops: UnknownOps = "error",
+    rank: int = 0,
+    statistics: bool = False,
+) -> Iterator[Machine]:
+    """Run everything inside the block on a machine: forward, loss, backward and optimizer steps of `model`, unchanged.
+
+    On entry the parameters are rounded to the datapath's weight format: the state that a run starts from. Scaled dot-product
+    attention runs as matrix products, recurrent layers and attention modules without fused kernels; the flags are restored.
+
+    Args:
+        model: the network; its modules name the sites.
+        datapath: a Datapath, a name, the path of a YAML file, or a mapping.
+        optimizer: whose steps count as training steps; without one those of every optimizer do.
+        seed: of all stochastic rounding.
+        unknown_ops: what an operation that the emulator does not know becomes: an `error`, or it may `pass` unrounded.
+        rank: the data-parallel rank, for the random words of activations and gradients.
+        statistics: whether ports keep count of what they do to the numbers (slower).
+
+    Raises:
+        ConfigError: the datapath does not fit the model, or another block is active.
+    """
+    if unknown_ops not in ("error", "pass"):
+        raise ConfigError(not_allowed("unknown_ops", unknown_ops, ("error", "pass")))
+    if any(isinstance(mode, EmulatorMode) for mode in _get_current_dispatch_mode_stack()):
+        raise ConfigError("emulate: a block is active already; allowed: one at a time")
+    declared = datapath_of(datapath)
+    declared.check_layers([path for path, _ in model.named_modules() if path])
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+    records = Records(hooked=node_creation_hook is not None)
+    engine = Engine(declared, Draws(seed, rank), unknown_ops, names, statistics, records)
+    mode = EmulatorMode(engine)
+    with ExitStack() as stack:
+        _hold_weights(engine, model)
+        stack.callback(engine.optimizer.release)
+        _open_fused_kernels(stack)
+        _follow_modules(stack, engine, model)
+        _follow_steps(stack, engine, mode, optimizer)
+        if records.hooked:
+            stack.enter_context(node_creation_hook(engine.clock.node_made))
+        stack.enter_context(mode)
+        yield Machine(engine)
+
+
+def _hold_weights(engine: Engine, model: nn.Module) -> None:
+    owners: dict[nn.Parameter, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if p.is_floating_point():
+            owners.setdefault(p, []).append(name)
+    for p, paths in owners.items():
+        weight = Stored("weight", paths[0], p, tuple(paths))
+        engine.optimizer.hold(p, weight)
+        engine.optimizer.enter(weight)
+
+
+def _open_fused_kernels(stack: ExitStack) -> None:
+    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+    torch.backends.mha.set_fastpath_enabled(False)
+
+
+def _follow_modules(stack: ExitStack, engine: Engine, model: nn.Module) -> None:
+    """Keep the module stack; recurrent layers run without the fused kernels of mkldnn and cuDNN."""
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ConfigError(
+                f"model: {path or 'it'} is compiled TorchScript, whose modules cannot be followed; allowed: nn.Module"
+            )
+        _follow_module(stack, engine, module, path)
+
+    def data(_: nn.Module, args: Any, kwargs: Any) -> None:
+        mark_data(args)
+        mark_data(kwargs)
+
+    stack.callback(model.register_forward_pre_hook(data, with_kwargs=True).remove)
+
+
+def _follow_module(stack: ExitStack, engine: Engine, module: nn.Module, path: str) -> None:
+    clock, layer = engine.clock, engine.sites.layer(path)
+    flags: list[list[bool]] = []
+
+    def enter(module: nn.Module, _: Any) -> None:
+        clock.enter(layer, module.training)
+
+    def leave(_: nn.Module, __: Any, ___: Any) -> None:
+        clock.leave()
+
+    def open_kernels(_: nn.Module, __: Any) -> None:
+        flags.append([backend.enabled for backend in RECURRENT_BACKENDS])
+        _enable(False, False)
+
+    def close_kernels(_: nn.Module, __: Any, ___: Any) -> None:
+        _enable(*flags.pop())
+
+    if isinstance(module, nn.RNNBase):
+        stack.callback(module.register_forward_pre_hook(open_kernels).remove)
+        stack.callback(module.register_forward_hook(close_kernels, always_call=True).remove)
+    stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
+    stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+
+
+def _enable(*enabled: bool) -> None:
+    for backend, value in zip(RECURRENT_BACKENDS, enabled, strict=True):
+        backend.enabled = value
+
+
+def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimizer: Optimizer | None) -> None:
+    def begin(stepping: Optimizer, *_: Any) -> None:
+        engine.clock.begin_step()
+        with mode.rest():
+            engine.optimizer.begin(stepping)
+
+    def end(stepping: Optimizer, *_: Any) -> None:
+        with mode.rest():
+            engine.optimizer.end()
+        engine.clock.end_step()
+        if optimizer is None or stepping is optimizer:
+            engine.draws.step += 1
+            engine.clock.next_step()
+
+    stack.callback(register_optimizer_step_pre_hook(begin).remove)
+    stack.callback(register_optimizer_step_post_hook(end).remove)

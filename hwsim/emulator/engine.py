@@ -1,0 +1,187 @@
+"""Runs every operation of the training loop on the declared machine."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hwsim.datapaths import Datapath
+from hwsim.errors import ConfigError, nearest
+
+from .audit import Audit
+from .operations import HIDDEN, MOVES, VECTOR, Kind
+from .optimizer import OptimizerUnit
+from .origins import PLAIN, Origin, Role, Stored, joined, note, origin_of, tensors_in
+from .phases import Clockwork, Phase
+from .plans import Plan
+from .ports import Draws, Port
+from .records import Records, last_number
+from .sites import Layer, Site, Sites
+
+UnknownOps = Literal["error", "pass"]
+ACTIVATIONS = frozenset({"embedding", "_embedding_bag", "_embedding_bag_forward_only"})
+"""Selections of a weight that are activations, not weights."""
+
+
+class Engine:
+    """The parts of a machine, and the ways an operation that is no GEMM runs on it."""
+
+    def __init__(
+        self, datapath: Datapath, draws: Draws, unknown_ops: UnknownOps, names: dict[Tensor, str], metered: bool, records: Records
+    ) -> None:
+        self.draws = draws
+        self.unknown_ops = unknown_ops
+        self.sites = Sites(datapath, draws, metered)
+        self.records = records
+        self.clock = Clockwork(self.sites, records)
+        self.audit = Audit()
+        self.optimizer = OptimizerUnit(datapath.optimizer, self.sites, self.audit, names)
+
+    def site(self, op: str, origin: Origin | None, layer: Layer, phase: Phase) -> Site:
+        """The site of a contraction: its weight's, or the running module's path with the ordinal of the operation."""
+        owned = self.sites.owning(layer, origin) if origin is not None else None
+        if owned is not None:
+            return owned
+        number = self.clock.ordinal(op, phase)
+        return self.sites.site(f"{layer.path or _outside(phase)}:{op}.{number}", layer)
+
+    def handed_on(self, port: Port, out: Tensor, plan: Plan, call: int) -> Tensor:
+        """A GEMM's result after its cast."""
+        if port.passes(out.dtype):
+            return out
+        rounded = port(out, call)
+        return out.copy_(rounded) if plan.writes else rounded
+
+    def run_vector(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Arithmetic: every floating-point result is rounded to the vector unit's format."""
+        phase = self.clock.phase()
+        if phase is Phase.OPTIMIZER:
+            return self.optimizer.run(plan, args, kwargs)
+        out = plan.func(*args, **kwargs)
+        tensors = tensors_in(args, kwargs)
+        origin = PLAIN[Role.INPUT] if plan.name in ACTIVATIONS else joined(tensors, False, _is_backward(phase))
+        layer = self.clock.layer(phase)
+        if not self.records.hooked:
+            self._note_layer(phase, tensors)
+        if plan.writes:
+            self._rewrite(plan, plan.written(args, kwargs), phase, layer, origin)
+            if plan.returns_written:
+                return out
+        return self._results(plan, out, phase, layer, origin)
+
+    def run_move(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Values that only move, or that the program or the host sets: their origin goes with them."""
+        phase = self.clock.phase()
+        if phase is Phase.OPTIMIZER:
+            return self.optimizer.run(plan, args, kwargs)
+        out = plan.func(*args, **kwargs)
+        layer = self.clock.layer(phase)
+        if not self.records.hooked:
+            self._note_layer(phase, tensors_in(args, kwargs))
+        if plan.kind is Kind.RANDOM:
+            self.audit.other(phase, plan.label, layer.path, "random", None, 0)
+        else:
+            self.audit.move(phase, plan.label, layer)
+        if plan.writes:
+            written = plan.written(args, kwargs)
+            for x in written:
+                known = origin_of(x)
+                if isinstance(known, Stored):
+                    self.optimizer.write(known, plan.label, phase, 0)
+        elif plan.views or plan.kind is not Kind.MOVE:
+            return out
+        else:
+            written = tensors_in((out,), {})
+        if plan.kind is Kind.MOVE:
+            origin = (
+                PLAIN[Role.INPUT] if plan.name in ACTIVATIONS else joined(tensors_in(args, kwargs), True, _is_backward(phase))
+            )
+            for x in written:
+                note(x, origin)
+        return out
+
+    def run_unknown(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Refuse what no table names, unless it computes no floating-point values or is to pass.
+
+        Raises:
+            ConfigError: names the operation, the site and what to do.
+        """
+        phase = self.clock.phase()
+        layer = self.clock.layer(phase)
+        if plan.kind is Kind.HIDDEN:
+            raise ConfigError(
+                f"{self._place(layer, phase)}: {plan.func} contracts its operands inside one operation, where no cast can reach; "
+                "allowed: the same computation as matrix products, convolutions and vector operations"
+            )
+        out = plan.func(*args, **kwargs)
+        results = tensors_in((out,), {}) + (plan.written(args, kwargs) if plan.writes else [])
+        if not results:
+            return out
+        if self.unknown_ops == "error":
+            known = nearest(plan.name, VECTOR | MOVES | HIDDEN)
+            raise ConfigError(
+                f"{self._place(layer, phase)}: operation {plan.func} is not known to the emulator{known}; allowed: the "
+                "operations of hwsim.emulator.operations, or unknown_ops='pass', which leaves its results in native precision"
+            )
+        origin = joined(tensors_in(args, kwargs), False, _is_backward(phase))
+        for x in results:
+            note(x, origin)
+        self.audit.other(phase, plan.label, layer.path, "unknown", None, sum(x.numel() for x in results))
+        return out
+
+    def run_wire(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Communication between processes, in native precision."""
+        phase = self.clock.phase()
+        work = sum(x.numel() for x in tensors_in(args, kwargs))
+        self.audit.other(phase, plan.label, self.clock.layer(phase).path, "wire", None, work)
+        return plan.func(*args, **kwargs)
+
+    def vector_result(self, plan: Plan, x: Tensor, phase: Phase, layer: Layer) -> Tensor:
+        """A floating-point result of the vector unit, rounded and counted."""
+        self.audit.vector(phase, plan.label, layer, x.numel())
+        port = layer.vector
+        if not port.stochastic:
+            return port(x)
+        prefix = f"{layer.path}/backward" if _is_backward(phase) else layer.path or _outside(phase)
+        site = f"{prefix}:{plan.name}.{self.clock.ordinal(plan.name, phase)}/vector"
+        return port(x, self.clock.call(site, phase), site=site)
+
+    def _results(self, plan: Plan, out: Any, phase: Phase, layer: Layer, origin: Origin) -> Any:
+        if isinstance(out, Tensor):
+            if out.is_floating_point() or out.is_complex():
+                out = self.vector_result(plan, out, phase, layer)
+                note(out, origin)
+            return out
+        if isinstance(out, (list, tuple)):
+            return type(out)([self._results(plan, x, phase, layer, origin) for x in out])
+        return out
+
+    def _rewrite(self, plan: Plan, written: list[Tensor], phase: Phase, layer: Layer, origin: Origin) -> None:
+        for x in written:
+            known = origin_of(x)
+            if isinstance(known, Stored):
+                self.optimizer.write(known, plan.label, phase, x.numel())
+                continue
+            y = self.vector_result(plan, x, phase, layer)
+            if y is not x:
+                x.copy_(y)
+            note(x, origin)
+
+    def _note_layer(self, phase: Phase, tensors: list[Tensor]) -> None:
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            self.records.put_first(last_number(), self.clock.current_note())
+
+    def _place(self, layer: Layer, phase: Phase) -> str:
+        return f"{layer.path or 'outside of all modules'} ({phase.value})"
+
+
+def _outside(phase: Phase) -> str:
+    """What stands for a path where no submodule runs; a recomputation has the forward pass's."""
+    inside = phase in (Phase.FORWARD, Phase.EVALUATION, Phase.RECOMPUTE)
+    return "(model)" if inside else f"({phase.value})"
+
+
+def _is_backward(phase: Phase) -> bool:
+    return phase is Phase.BACKWARD or phase is Phase.CALLBACK

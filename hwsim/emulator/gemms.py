@@ -1,0 +1,151 @@
+"""Matrix products: mm, addmm, bmm, baddbmm, mv, addmv, dot, in the forward and the backward pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .operations import GEMM_OPERANDS
+from .origins import PLAIN, Origin, Role, note, origin_of
+from .phases import Phase
+from .products import cast_operand, emulated
+from .records import GemmNote
+from .sites import Gemm, Operand, Site, storage_id
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .plans import Plan
+
+
+class Place:
+    """Where a GEMM runs: its site, which of the three it is, its call number, and its operands' roles."""
+
+    __slots__ = ("call", "gemm", "left", "right", "site")
+
+    def __init__(self, site: Site, gemm: Gemm, call: int, left: Operand, right: Operand) -> None:
+        self.site = site
+        self.gemm = gemm
+        self.call = call
+        self.left, self.right = left, right
+
+
+def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run one matrix product on the site's engine.
+
+    The addend of addmm, baddbmm and addmv (a bias) joins after the unit's sum, before the result's cast, in the carrier.
+    """
+    i, j = GEMM_OPERANDS[plan.name]
+    left, right = args[i], args[j]
+    phase = engine.clock.phase()
+    flops = 2 * left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
+    if phase is Phase.OPTIMIZER:
+        return engine.optimizer.run(plan, args, kwargs, flops)
+    place = placed_backward(engine, plan.name, left, right) if phase is Phase.BACKWARD else None
+    place = place or placed_forward(engine, plan.name, left, right, phase)
+    ports = place.site.ports(place.gemm, place.left, place.right)
+    a, b = _matrix(left, right)
+    if ports.native:
+        operands = list(args)
+        operands[i] = _as(left, cast_operand(ports.left, a, True, ports.left_outer_first, place.call))
+        operands[j] = _as(right, cast_operand(ports.right, b, False, ports.right_outer_first, place.call))
+        out = plan.func(*operands, **kwargs)
+    else:
+        product = emulated(place.site, ports, a, b, place.gemm, place.call)
+        out = _finished(plan, product, args, kwargs)
+    engine.audit.gemm((phase, plan.name, place.site, place.gemm, place.left, place.right), flops)
+    out = engine.handed_on(ports.result, out, plan, place.call)
+    note(out, PLAIN[Role.GRAD if phase is Phase.BACKWARD else _result_role(left, right)])
+    return out
+
+
+def placed_forward(engine: Engine, op: str, left: Tensor, right: Tensor, phase: Phase) -> Place:
+    """The place of a forward GEMM; leaves a note for its gradients."""
+    layer = engine.clock.frame(phase).layer
+    a, b = origin_of(left), origin_of(right)
+    left_role, right_role = _roles(engine, a, b, phase)
+    site = engine.site(op, b if right_role == "weight" else a if left_role == "weight" else None, layer, phase)
+    call = engine.clock.call(site.name, phase)
+    if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
+        region = engine.clock.region(phase)
+        engine.records.put(GemmNote(site, call, region, storage_id(left), storage_id(right), left_role, right_role))
+    return Place(site, "output", call, left_role, right_role)
+
+
+def placed_backward(engine: Engine, op: str, left: Tensor, right: Tensor) -> Place | None:
+    """The place of a backward GEMM: the gradient of the forward operand that is not among its own operands."""
+    found = engine.clock.note()
+    a, b = origin_of(left).role, origin_of(right).role
+    left_is_gradient = a in (Role.GRAD, Role.CONST)
+    if not isinstance(found, GemmNote):
+        other = b if left_is_gradient else a
+        layer = found.layer if found is not None else engine.sites.base
+        site = engine.site(op, origin_of(right if left_is_gradient else left), layer, Phase.BACKWARD)
+        kept: Operand = "weight" if other is Role.WEIGHT else "input"
+        gemm: Gemm = "grad_input" if kept == "weight" else "grad_weight"
+        call = engine.clock.call(f"{site.name}/{gemm}", Phase.BACKWARD)
+        return _backward_place(site, gemm, call, kept, left_is_gradient)
+    if left_is_gradient and b in (Role.GRAD, Role.CONST):
+        left_is_gradient = storage_id(left) not in (found.left, found.right)
+    kept_tensor, kept_role = (right, b) if left_is_gradient else (left, a)
+    kept_left = _is_left(found, storage_id(kept_tensor), kept_role)
+    kept, target = (found.left_role, found.right_role) if kept_left else (found.right_role, found.left_role)
+    gemm = "grad_weight" if target == "weight" else "grad_input"
+    return _backward_place(found.site, gemm, found.call, kept, left_is_gradient)
+
+
+def _backward_place(site: Site, gemm: Gemm, call: int, kept: Operand, left_is_gradient: bool) -> Place:
+    left: Operand = "grad_output" if left_is_gradient else kept
+    right: Operand = kept if left_is_gradient else "grad_output"
+    return Place(site, gemm, call, left, right)
+
+
+def _is_left(found: GemmNote, kept: int, role: Role) -> bool:
+    """Whether the operand that a backward GEMM kept is the forward GEMM's left one: by storage, else (recomputed) by role."""
+    if kept == found.left and kept != found.right:
+        return True
+    if kept == found.right and kept != found.left:
+        return False
+    return found.left_role == ("weight" if role is Role.WEIGHT else "input")
+
+
+def _roles(engine: Engine, a: Origin, b: Origin, phase: Phase) -> tuple[Operand, Operand]:
+    """The roles of forward operands; of two weights, the one that the running module owns is the weight, else the right one."""
+    left, right = a.role is Role.WEIGHT, b.role is Role.WEIGHT
+    if left and right:
+        layer = engine.clock.frame(phase).layer
+        left = engine.sites.owning(layer, a) is not None and engine.sites.owning(layer, b) is None
+        right = not left
+    return "weight" if left else "input", "weight" if right else "input"
+
+
+def _result_role(left: Tensor, right: Tensor) -> Role:
+    """An activation, but for the norms of a weight (spectral normalisation multiplies it by constant vectors)."""
+    roles = {origin_of(left).role, origin_of(right).role}
+    is_norm = (left.dim() == 1 or right.dim() == 1) and roles <= {Role.WEIGHT, Role.CONST}
+    return Role.WEIGHT if is_norm and Role.WEIGHT in roles else Role.INPUT
+
+
+def _matrix(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    return left if left.dim() > 1 else left.unsqueeze(0), right if right.dim() > 1 else right.unsqueeze(-1)
+
+
+def _as(like: Tensor, x: Tensor) -> Tensor:
+    return x if like.dim() > 1 else x.reshape(-1)
+
+
+def _finished(plan: Plan, product: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """beta addend + alpha product in the operands' dtype, written where an in-place or out form writes."""
+    i, j = GEMM_OPERANDS[plan.name]
+    if args[j].dim() == 1:
+        product = product.squeeze(-1)
+    if args[i].dim() == 1:
+        product = product.squeeze(0)
+    alpha, beta = kwargs.get("alpha", 1), kwargs.get("beta", 1)
+    out = product if alpha == 1 else product * alpha
+    if i == 1 and beta != 0:
+        out = out + (args[0] if beta == 1 else args[0] * beta)
+    out = out.to(args[i].dtype)
+    target = plan.target(args, kwargs)
+    return out if target is None else target.copy_(out)

@@ -1,0 +1,189 @@
+"""The optimizer unit: gradients as it reads them, states and weights as it writes them, updates in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .audit import Audit
+from .operations import Kind
+from .origins import Stored, forget, note_stored, origin_of, tensors_in
+from .phases import Phase
+from .plans import Plan
+from .ports import Port
+from .sites import Sites
+
+if TYPE_CHECKING:
+    from hwsim.datapaths import OptimizerPath
+
+MOMENTUM = frozenset({"momentum_buffer", "exp_avg", "mu_product"})
+VARIANCE = frozenset({"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "acc_delta"})
+COUNTERS = frozenset({"step"})
+UNROUNDED = frozenset({Kind.MOVE, Kind.CONSTANT, Kind.RANDOM})
+
+
+class OptimizerUnit:
+    """Rounds what an optimizer step stores.
+
+    A stored tensor is rounded once when its update is complete: when another operation first reads it, or when the step
+    ends, so that `m.mul_(beta).add_(g)` rounds once, and the for-loop, foreach and fused forms agree. Every other floating-point
+    result inside the step is rounded to the `update` cast. A fused kernel shows no updates: only what it stores is rounded.
+    """
+
+    def __init__(self, declared: OptimizerPath, sites: Sites, audit: Audit, names: dict[Tensor, str]) -> None:
+        self.declared = declared
+        self.sites = sites
+        self.audit = audit
+        self.names = names
+        self.update = sites.port(declared.update, "optimizer/update")
+        self._ports: dict[Stored, Port] = {}
+        self._dirty: list[Stored] = []
+        self._current: Optimizer | None = None
+        self._states_seen = -1
+        self._updates = 0
+
+    def hold(self, x: Tensor, stored: Stored) -> None:
+        """Follow a parameter or a state."""
+        note_stored(x, stored)
+        cast = None if stored.kind == "counter" else getattr(self.declared, stored.kind)
+        self._ports[stored] = self.sites.port(cast, f"{stored.name}/{stored.kind}", ranked=False)
+
+    def enter(self, stored: Stored) -> None:
+        """Round a tensor that the run starts from."""
+        self.audit.other(Phase.ENTRY, "store", stored.name, stored.kind, self._ports[stored].cast, 0)
+        self.store(stored, call=0)
+
+    def release(self) -> None:
+        """Follow nothing any more."""
+        for stored in self._ports:
+            x = stored.tensor()
+            if x is not None:
+                forget(x)
+        self._ports.clear()
+
+    def begin(self, optimizer: Optimizer) -> None:
+        """A step begins: the gradients are read, once."""
+        self._current, self._states_seen, self._updates = optimizer, -1, 0
+        self._find_states()
+        for p in _parameters(optimizer):
+            if p.grad is None:
+                continue
+            name = self._name(p)
+            port = self.sites.port(self.declared.gradient, f"{name}/gradient")
+            if not port.passes(p.grad.dtype):
+                p.grad.copy_(port(p.grad))
+            self.audit.other(Phase.OPTIMIZER, "read", name, "gradient", port.cast, 0)
+
+    def end(self) -> None:
+        """A step ends: whatever was written is in its format."""
+        self._states_seen = -1
+        self._find_states()
+        self.flush()
+        self._current = None
+
+    def run(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], flops: int | None = None) -> Any:
+        """Run an operation inside the step."""
+        written = plan.written(args, kwargs) if plan.writes else []
+        own = {id(x) for x in written}
+        tensors = tensors_in(args, kwargs)
+        for x in tensors:
+            origin = origin_of(x)
+            if isinstance(origin, Stored) and origin.dirty and id(x) not in own:
+                self.store(origin)
+        out = plan.func(*args, **kwargs)
+        if written:
+            self._written(plan, written, scalar=not any(x.dim() for x in tensors), flops=flops)
+            return out
+        if plan.kind in UNROUNDED:
+            return out
+        return self._computed(plan, out, scalar=not any(x.dim() for x in tensors), flops=flops)
+
+    def store(self, stored: Stored, call: int = 1) -> None:
+        """Round a stored tensor to its format."""
+        stored.dirty = False
+        x = stored.tensor()
+        port = self._ports[stored]
+        if x is None or port.passes(x.dtype):
+            return
+        with torch.no_grad():
+            x.copy_(port(x, call))
+
+    def write(self, stored: Stored, op: str, phase: Phase, flops: int) -> None:
+        """A stored tensor was written: it waits for its rounding inside a step, and is rounded at once elsewhere."""
+        self.audit.other(phase, op, stored.name, stored.kind, self._ports[stored].cast, flops)
+        if stored.kind == "counter":
+            return
+        if phase is not Phase.OPTIMIZER:
+            self.store(stored)
+        elif not stored.dirty:
+            stored.dirty = True
+            self._dirty.append(stored)
+
+    def flush(self) -> None:
+        """Round whatever waits."""
+        for stored in self._dirty:
+            if stored.dirty:
+                self.store(stored)
+        self._dirty.clear()
+
+    def _written(self, plan: Plan, written: list[Tensor], scalar: bool, flops: int | None) -> None:
+        for x in written:
+            origin = origin_of(x)
+            if not isinstance(origin, Stored) and self._find_states():
+                origin = origin_of(x)
+            work = 0 if plan.kind in UNROUNDED else x.numel() if flops is None else flops
+            if isinstance(origin, Stored):
+                self.write(origin, plan.label, Phase.OPTIMIZER, work)
+            elif plan.kind not in UNROUNDED:
+                self._round_update(plan, x, scalar, work, in_place=True)
+
+    def _computed(self, plan: Plan, out: Any, scalar: bool, flops: int | None) -> Any:
+        if isinstance(out, Tensor):
+            if not out.is_floating_point():
+                return out
+            return self._round_update(plan, out, scalar, out.numel() if flops is None else flops, in_place=False)
+        if isinstance(out, (list, tuple)):
+            return type(out)(self._computed(plan, x, scalar, flops) for x in out)
+        return out
+
+    def _round_update(self, plan: Plan, x: Tensor, scalar: bool, flops: int, in_place: bool) -> Tensor:
+        role, cast = ("counter", None) if scalar else ("update", self.update.cast)
+        self.audit.other(Phase.OPTIMIZER, plan.label, "", role, cast, flops)
+        if scalar or self.update.passes(x.dtype):
+            return x
+        self._updates += 1
+        y = self.update(x, self._updates)
+        return x.copy_(y) if in_place else y
+
+    def _find_states(self) -> bool:
+        """Follow the states that the optimizer has made since the last look, and round them; whether there are any."""
+        if self._current is None or len(self._current.state) == self._states_seen:
+            return False
+        self._states_seen = len(self._current.state)
+        found = False
+        for p, state in self._current.state.items():
+            for key, x in state.items():
+                if isinstance(x, Tensor) and x.is_floating_point() and not isinstance(origin_of(x), Stored):
+                    stored = Stored(_kind(key), f"{self._name(p)}/{key}", x)
+                    self.hold(x, stored)
+                    self.write(stored, "made", Phase.OPTIMIZER, 0)
+                    found = True
+        return found
+
+    def _name(self, p: Tensor) -> str:
+        return self.names.get(p, "parameter")
+
+
+def _kind(key: str) -> str:
+    if key in COUNTERS:
+        return "counter"
+    return "momentum" if key in MOMENTUM else "variance" if key in VARIANCE else "state"
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]

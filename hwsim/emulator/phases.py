@@ -1,0 +1,208 @@
+"""Which part of the training loop runs, and in which module, without any marking by the user."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from enum import Enum
+
+import torch
+from torch.autograd.graph import Node
+
+from hwsim.errors import ConfigError
+
+from .calls import Calls, Region, Session
+from .records import KEY, Note, Records, last_number, metadata
+from .sites import Layer, Sites
+
+FIRST_EVALUATION = 1 << 40
+"""Calls in evaluation count apart from here on, so that evaluating changes nothing in training."""
+
+
+class Phase(Enum):
+    """The parts of a training loop."""
+
+    ENTRY = "entry"
+    FORWARD = "forward"
+    EVALUATION = "evaluation"
+    LOSS = "loss"
+    BACKWARD = "backward"
+    RECOMPUTE = "recompute"
+    CALLBACK = "callback"
+    OPTIMIZER = "optimizer"
+    OTHER = "other"
+
+
+class Frame:
+    """A running module, and how often each operation has run in it."""
+
+    __slots__ = ("layer", "note", "ordinals", "task")
+
+    def __init__(self, layer: Layer, task: int) -> None:
+        self.layer = layer
+        self.task = task
+        self.note = Note(layer, None)
+        self.ordinals: dict[str, int] = {}
+
+    def ordinal(self, op: str) -> int:
+        """The number of this occurrence of an operation, from 0."""
+        number = self.ordinals.get(op, 0)
+        self.ordinals[op] = number + 1
+        return number
+
+    def copy(self) -> Frame:
+        """The frame as it is now."""
+        frame = Frame(self.layer, self.task)
+        frame.ordinals = dict(self.ordinals)
+        return frame
+
+
+class Clockwork:
+    """Follows the training loop: the module stack, the phase, the notes on nodes and the call numbers."""
+
+    def __init__(self, sites: Sites, records: Records) -> None:
+        self.sites = sites
+        self.records = records
+        self.calls = Calls()
+        self.frames: list[Frame] = []
+        self.stepping: int | None = None
+        self.evaluating = False
+        self._outside = Frame(sites.base, -1)
+        self._session: Session | None = None
+        self._regions: dict[Hashable, Region] = {}
+
+    def enter(self, layer: Layer, training: bool) -> None:
+        """A module begins."""
+        if not self.frames:
+            self.evaluating = not training and not torch.is_grad_enabled()
+        self.frames.append(Frame(layer, graph_task()))
+
+    def leave(self) -> None:
+        """The innermost module ends."""
+        self.frames.pop()
+
+    def begin_step(self) -> None:
+        """The optimizer begins: outside of the backward pass, or in a hook of it."""
+        self.stepping = graph_task()
+
+    def end_step(self) -> None:
+        """The optimizer has ended."""
+        self.stepping = None
+
+    def next_step(self) -> None:
+        """A new training step: numbers start again."""
+        self.calls.clear()
+        self.records.clear()
+        self._regions.clear()
+        self._session = None
+        self._outside.ordinals.clear()
+
+    def phase(self) -> Phase:
+        """What runs now."""
+        task = graph_task()
+        if self.stepping == task and not self.frames and not torch.is_grad_enabled():
+            return Phase.OPTIMIZER
+        if task != -1:
+            if torch._C._current_autograd_node() is None:
+                return Phase.CALLBACK
+            return Phase.RECOMPUTE if torch.is_grad_enabled() else Phase.BACKWARD
+        if self.frames:
+            return Phase.EVALUATION if self.evaluating else Phase.FORWARD
+        return Phase.LOSS if torch.is_grad_enabled() else Phase.OTHER
+
+    def note(self) -> Note | None:
+        """What the forward pass noted on the backward node that runs now."""
+        node = torch._C._current_autograd_node()
+        return self.records.of(node) if node is not None else None
+
+    def frame(self, phase: Phase) -> Frame:
+        """The module that runs now, or the place outside of all modules."""
+        if phase is Phase.RECOMPUTE:
+            session = self._recomputation()
+            return self.frames[-1] if self.frames and self.frames[-1].task == graph_task() else session.frame
+        return self.frames[-1] if self.frames else self._outside
+
+    def layer(self, phase: Phase) -> Layer:
+        """The layer that an operation other than a GEMM belongs to."""
+        if phase is Phase.BACKWARD:
+            note = self.note()
+            return note.layer if note is not None else self.sites.base
+        return self.frame(phase).layer
+
+    def region(self, phase: Phase) -> Region | None:
+        """The checkpointed region that the forward pass is in.
+
+        Non-reentrant checkpointing packs saved tensors with a hook of its own for each region; reentrant checkpointing runs
+        the region without gradients right after its own node was made.
+        """
+        if phase is not Phase.FORWARD:
+            return None
+        key: Hashable
+        if torch.is_grad_enabled():
+            hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+            if hooks is None:
+                return None
+            key = hooks[0]
+        else:
+            key = last_number()
+        region = self._regions.get(key)
+        if region is None:
+            region = self._regions[key] = Region()
+        region.enter(self.frames[-1], len(self.frames))
+        return region
+
+    def ordinal(self, op: str, phase: Phase) -> int:
+        """The number of this occurrence of an operation in the running module."""
+        self.region(phase)
+        return self.frame(phase).ordinal(op)
+
+    def call(self, site: str, phase: Phase) -> int:
+        """The call number of a site that runs now in the forward pass, the loss or a recomputation."""
+        if phase is Phase.RECOMPUTE:
+            return self.calls.recompute(site, self._recomputation())
+        if phase is Phase.EVALUATION:
+            return FIRST_EVALUATION + self.calls.forward(f"evaluation {site}", None)
+        return self.calls.forward(site, self.region(phase))
+
+    def node_made(self, node: Node) -> None:
+        """Note the layer, or the GEMM, on a node that was just completed."""
+        note = self.records.take(node._sequence_nr())
+        if note is None:
+            note = self.current_note()
+        if not torch.is_grad_enabled() or isinstance(node, torch.autograd.function.BackwardCFunction):
+            region = self._regions.get(node._sequence_nr())
+            if region is not None:
+                note = Note(note.layer, region)
+        metadata(node)[KEY] = note
+
+    def current_note(self) -> Note:
+        """The layer that runs now, for the node of an operation that is no GEMM."""
+        phase = self.phase()
+        frame = self.frame(phase)
+        region = self.region(phase)
+        return frame.note if region is None else Note(frame.layer, region)
+
+    def _recomputation(self) -> Session:
+        node = torch._C._current_autograd_node()
+        key = (graph_task(), node._sequence_nr())
+        if self._session is None or self._session.key != key:
+            if not self._is_recomputation(node):
+                raise ConfigError(
+                    "gradients of gradients: backward(create_graph=True) ran; allowed under emulation: first-order gradients and "
+                    "recomputation by torch.utils.checkpoint"
+                )
+            note = self.records.of(node)
+            region = note.region if note is not None else None
+            self._session = Session(key, region or self._regions.get(node._sequence_nr()), self._outside)
+        return self._session
+
+    def _is_recomputation(self, node: Node) -> bool:
+        return (
+            isinstance(node, torch.autograd.function.BackwardCFunction)
+            or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+            or bool(self.frames and self.frames[-1].task == graph_task())
+        )
+
+
+def graph_task() -> int:
+    """The backward pass that runs in this thread, or -1."""
+    return int(torch._C._current_graph_task_id())

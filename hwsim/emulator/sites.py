@@ -1,0 +1,154 @@
+"""The places where the machine acts: layers, and in each layer the three GEMMs with their ports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from hwsim.casts import Cast
+from hwsim.datapaths import Datapath, LayerPath
+from hwsim.macs import Mac
+
+from .meter import Meter
+from .origins import Origin, Stored
+from .ports import Draws, Port
+
+Gemm = Literal["output", "grad_input", "grad_weight"]
+Operand = Literal["input", "weight", "grad_output"]
+
+OUTER_FIRST = {("output", "input"), ("output", "weight"), ("grad_input", "grad_output")}
+"""The operands whose canonical layout has the contracted axis last.
+
+A weight's canonical layout is (output, input) features, an activation's (samples, input features), an output gradient's
+(samples, output features), however the model stores them. Casts act on that layout: `channel: 0` of a weight is its output
+features, in all three GEMMs.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class GemmPorts:
+    """What one GEMM at one site is given, computed by, and written through."""
+
+    left: Port
+    right: Port
+    left_outer_first: bool
+    right_outer_first: bool
+    result: Port
+    mac: Mac
+    native: bool
+
+
+class Layer:
+    """A module path, what is declared for it, and its vector unit."""
+
+    __slots__ = ("declared", "path", "placed", "vector")
+
+    def __init__(self, path: str, declared: LayerPath, vector: Port) -> None:
+        self.path = path
+        self.declared = declared
+        self.vector = vector
+        self.placed: dict[Stored, Site] = {}
+
+
+class Site:
+    """One contraction of a layer, in all its GEMMs."""
+
+    __slots__ = ("_gemms", "_ports", "layer", "name", "sites")
+
+    def __init__(self, name: str, layer: Layer, sites: Sites) -> None:
+        self.name = name
+        self.layer = layer
+        self.sites = sites
+        self._ports: dict[tuple[str, str], Port] = {}
+        self._gemms: dict[tuple[str, str, str], GemmPorts] = {}
+
+    def port(self, gemm: Gemm, role: str) -> Port:
+        """The cast of an operand role, or of the `result`, of a GEMM."""
+        port = self._ports.get((gemm, role))
+        if port is None:
+            cast = getattr(getattr(self.layer.declared.gemm, gemm), role)
+            port = self.sites.port(cast, f"{self.name}/{gemm}/{role}", ranked=role != "weight")
+            self._ports[gemm, role] = port
+        return port
+
+    def ports(self, gemm: Gemm, left: Operand, right: Operand) -> GemmPorts:
+        """The ports of a GEMM with operands of these roles."""
+        found = self._gemms.get((gemm, left, right))
+        if found is None:
+            mac = getattr(self.layer.declared.gemm, gemm).mac
+            found = self._gemms[gemm, left, right] = GemmPorts(
+                left=self.port(gemm, left),
+                right=self.port(gemm, right),
+                left_outer_first=(gemm, left) in OUTER_FIRST,
+                right_outer_first=(gemm, right) in OUTER_FIRST,
+                result=self.port(gemm, "result"),
+                mac=mac,
+                native=mac.is_native,
+            )
+        return found
+
+
+class Sites:
+    """Every layer and site of a run, made when it first runs."""
+
+    def __init__(self, datapath: Datapath, draws: Draws, metered: bool) -> None:
+        self.datapath = datapath
+        self.draws = draws
+        self.metered = metered
+        self.meters: dict[str, tuple[Meter, Cast]] = {}
+        self._layers: dict[str, Layer] = {}
+        self._sites: dict[str, Site] = {}
+        self.base = self.layer("")
+
+    def layer(self, path: str) -> Layer:
+        """The layer at a module path."""
+        layer = self._layers.get(path)
+        if layer is None:
+            declared = self.datapath.layer(path)
+            vector = self.port(declared.vector, f"{path}/vector")
+            layer = self._layers[path] = Layer(path, declared, vector)
+        return layer
+
+    def site(self, name: str, layer: Layer) -> Site:
+        """The site of a name."""
+        site = self._sites.get(name)
+        if site is None:
+            site = self._sites[name] = Site(name, layer, self)
+        return site
+
+    def owning(self, running: Layer, origin: Origin) -> Site | None:
+        """The site of a weight: the running module if it owns it, else the module below it that does, else None."""
+        weight = origin.weight
+        if weight is None:
+            return None
+        site = running.placed.get(weight)
+        if site is None:
+            owner = _owner(weight.owners, running.path)
+            if owner is None:
+                return None
+            module, _, parameter = owner.rpartition(".")
+            site = running.placed[weight] = self.site(module if module and parameter == "weight" else owner, self.layer(module))
+        return site
+
+    def port(self, cast: Cast | None, site: str, ranked: bool = True) -> Port:
+        """A port, with a meter where statistics are wanted."""
+        meter = None
+        if self.metered and cast is not None:
+            meter = self.meters.setdefault(site, (Meter(), cast))[0]
+        return Port(cast, site, self.draws, ranked, meter)
+
+
+def _owner(owners: tuple[str, ...], running: str) -> str | None:
+    """The parameter's name that belongs to the running module, or to one below it."""
+    for owner in owners:
+        if owner.rpartition(".")[0] == running:
+            return owner
+    prefix = f"{running}." if running else ""
+    return next((owner for owner in owners if owner.startswith(prefix)), None)
+
+
+def storage_id(x: Tensor) -> int:
+    """What tells storages apart while they live."""
+    return int(x.untyped_storage()._cdata)

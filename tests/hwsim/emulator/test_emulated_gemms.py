@@ -1,0 +1,239 @@
+"""Each GEMM of a layer is the unit's product of operands that were cast on their own."""
+
+from typing import Any
+
+import pytest
+import torch
+from emulator_cases import input_of, model_of
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hwsim.casting import apply, elements
+from hwsim.casts import Cast
+from hwsim.datapaths import datapath
+from hwsim.emulator import emulate
+from hwsim.errors import ConfigError
+from hwsim.formats import Draw
+from hwsim.macs import mac, matmul
+
+UNIT = {
+    "product": "exact",
+    "accumulator": {"format": {"kind": "float", "exponent_bits": 8, "mantissa_bits": 9}, "rounding": "toward_zero"},
+    "order": "sequential",
+}
+OPERANDS = {"input": "fp8_e4m3fn", "weight": "fp6_e3m2fn", "grad_output": "fp8_e5m2"}
+
+
+def machine_of(unit: Any, **casts: Any) -> dict[str, Any]:
+    return {"gemm": {"all": {**OPERANDS, **casts, "mac": unit}}}
+
+
+def cast(given: Any, x: Tensor, axis: int = -1, site: str = "") -> Tensor:
+    record = datapath({"gemm": {"all": {"input": given}}}).gemm.output.input
+    assert isinstance(record, Cast)
+    return apply(record, x, Draw(site=site), axis)
+
+
+def gradients(layer: nn.Module, x: Tensor, grad: Tensor, machine: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, input gradient and weight gradient of a layer on a machine."""
+    x = x.clone().requires_grad_()
+    with emulate(layer, machine, **options):
+        y = layer(x)
+        y.backward(grad)
+    return y.detach(), x.grad, layer.weight.grad
+
+
+def numbers(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_three_gemms_of_a_linear_layer_are_the_unit_s_products() -> None:
+    layer, x, grad = nn.Linear(7, 5, bias=False), numbers(6, 7), numbers(6, 5, seed=2)
+    y, grad_x, grad_w = gradients(layer, x, grad, machine_of(UNIT))
+    a, w, g = cast(OPERANDS["input"], x), cast(OPERANDS["weight"], layer.weight.detach()), cast(OPERANDS["grad_output"], grad)
+    unit = mac(UNIT)
+    assert torch.equal(y, matmul(a, w.T, unit))
+    assert torch.equal(grad_x, matmul(g, w, unit))
+    assert torch.equal(grad_w, matmul(g.T, a, unit))
+    assert not torch.equal(y, a @ w.T)
+
+
+def test_the_bias_joins_after_the_unit_s_sum_and_before_the_result_s_cast() -> None:
+    layer, x = nn.Linear(7, 5), numbers(6, 7)
+    y, _, _ = gradients(layer, x, numbers(6, 5, seed=2), machine_of(UNIT, result="bf16"))
+    a, w = cast(OPERANDS["input"], x), cast(OPERANDS["weight"], layer.weight.detach())
+    assert torch.equal(y, cast("bf16", matmul(a, w.T, mac(UNIT)) + layer.bias.detach()))
+
+
+def test_scales_multiply_the_unit_s_sum() -> None:
+    scaled = {"format": "fp8_e4m3fn", "scaling": "absmax"}
+    channels = {"format": "fp8_e4m3fn", "scaling": {"rule": "absmax", "granularity": {"channel": 0}}}
+    layer, x = nn.Linear(7, 5, bias=False), numbers(6, 7)
+    paths = {"gemm": {"output": {"input": scaled, "weight": channels, "mac": UNIT}}}
+    y, _, _ = gradients(layer, x, numbers(6, 5, seed=2), paths)
+    declared = datapath(paths).gemm.output
+    a, a_scale = elements(declared.input, x, Draw(), -1)
+    w, w_scale = elements(declared.weight, layer.weight.detach(), Draw(), -1)
+    assert torch.equal(y, matmul(a, w.T, mac(UNIT)) * (a_scale * w_scale.T))
+
+
+def test_a_scale_that_varies_along_the_sum_is_refused_on_an_emulated_unit() -> None:
+    channels = {"format": "fp8_e4m3fn", "scaling": {"rule": "absmax", "granularity": {"channel": 0}}}
+    layer = nn.Linear(7, 5)
+    with pytest.raises(ConfigError, match="along the axis that"):
+        gradients(layer, numbers(6, 7), numbers(6, 5), machine_of(UNIT, weight=channels))
+
+
+def test_channel_scales_of_a_weight_are_its_output_features_however_it_is_stored() -> None:
+    channels = {"format": "int4", "scaling": {"rule": "absmax", "granularity": {"channel": 0}}}
+    stored = model_of("conv1d_layer")
+    x = input_of("conv1d_layer")
+    with emulate(stored, {"gemm": {"output": {"weight": channels}}}):
+        y = stored(x)
+    assert torch.equal(y, torch.addmm(stored.bias, x, cast(channels, stored.weight.detach().T).T))
+
+
+GEOMETRIES = [
+    {"stride": 2, "padding": 1, "groups": 2},
+    {"stride": (2, 1), "padding": (2, 0), "dilation": (1, 2)},
+    {"stride": 3, "padding": 2},
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("unit", [UNIT, "native"], ids=["emulated", "native"])
+def test_the_three_gemms_of_a_convolution_are_products_of_separately_cast_operands(geometry: dict[str, Any], unit: Any) -> None:
+    layer, x = nn.Conv2d(4, 6, 3, bias=False, **geometry), numbers(2, 4, 9, 8)
+    grad = numbers(*layer(x).shape, seed=2)
+    y, grad_x, grad_w = gradients(layer, x, grad, machine_of(unit))
+    a = cast(OPERANDS["input"], x).requires_grad_()
+    w = cast(OPERANDS["weight"], layer.weight.detach()).requires_grad_()
+    g = cast(OPERANDS["grad_output"], grad)
+    if unit == "native":
+        plain = F.conv2d(a, w, **geometry)
+        assert torch.equal(y, plain)
+        assert torch.equal(grad_x, torch.autograd.grad(plain, a, g, retain_graph=True)[0])
+        assert torch.equal(grad_w, torch.autograd.grad(plain, w, g)[0])
+        return
+    with torch.no_grad():
+        expected_y, expected_x, expected_w = by_loops(a, w, g, layer)
+    assert torch.equal(y, expected_y)
+    assert torch.equal(grad_x, expected_x)
+    assert torch.equal(grad_w, expected_w)
+
+
+def by_loops(x: Tensor, w: Tensor, g: Tensor, layer: nn.Conv2d) -> tuple[Tensor, Tensor, Tensor]:
+    """A convolution and its gradients as dot products on the unit, written out index by index."""
+    unit = mac(UNIT)
+    (sh, sw), (ph, pw), (dh, dw) = layer.stride, layer.padding, layer.dilation
+    outputs, per_group = w.shape[0] // layer.groups, w.shape[1]
+    y, grad_x, grad_w = torch.empty_like(g), torch.empty_like(x), torch.empty_like(w)
+
+    def at(t: Tensor, n: int, c: int, i: int, j: int) -> Tensor:
+        inside = 0 <= i < t.shape[2] and 0 <= j < t.shape[3]
+        return t[n, c, i, j] if inside else t.new_zeros(())
+
+    def dot(left: list[Tensor], right: list[Tensor]) -> Tensor:
+        return matmul(torch.stack(left)[None], torch.stack(right)[:, None], unit)[0, 0]
+
+    for n, o, i, j in torch.cartesian_prod(*map(torch.arange, g.shape)).tolist():
+        first = o // outputs * per_group
+        taps = [(c, k, m) for c in range(per_group) for k in range(w.shape[2]) for m in range(w.shape[3])]
+        left = [at(x, n, first + c, i * sh + k * dh - ph, j * sw + m * dw - pw) for c, k, m in taps]
+        y[n, o, i, j] = dot(left, [w[o, c, k, m] for c, k, m in taps])
+    for n, c, i, j in torch.cartesian_prod(*map(torch.arange, x.shape)).tolist():
+        group, inner = divmod(c, per_group)
+        left, right = [], []
+        for o in range(group * outputs, (group + 1) * outputs):
+            for k in reversed(range(w.shape[2])):
+                for m in reversed(range(w.shape[3])):
+                    p, q = i + ph - k * dh, j + pw - m * dw
+                    exact = p % sh == 0 and q % sw == 0
+                    left.append(at(g, n, o, p // sh, q // sw) if exact else g.new_zeros(()))
+                    right.append(w[o, inner, k, m])
+        grad_x[n, c, i, j] = dot(left, right)
+    for o, c, k, m in torch.cartesian_prod(*map(torch.arange, w.shape)).tolist():
+        places = [(n, i, j) for n in range(g.shape[0]) for i in range(g.shape[2]) for j in range(g.shape[3])]
+        channel = o // outputs * per_group + c
+        right = [at(x, n, channel, i * sh + k * dh - ph, j * sw + m * dw - pw) for n, i, j in places]
+        grad_w[o, c, k, m] = dot([g[n, o, i, j] for n, i, j in places], right)
+    return y, grad_x, grad_w
+
+
+WIDE = {"product": "exact", "accumulator": {"format": "fp32"}, "order": "sequential"}
+
+
+@pytest.mark.parametrize("name", ["strided", "digits_cnn", "written_out_attention", "lstm"])
+def test_a_wide_unit_stays_close_to_torch_s_own_gradients(name: str) -> None:
+    def grads(machine: Any) -> dict[str, Tensor]:
+        model = model_of(name)
+        with emulate(model, machine):
+            model(input_of(name)).square().mean().backward()
+        return {key: p.grad for key, p in model.named_parameters()}
+
+    expected = grads("fp32")
+    for key, grad in grads({"gemm": {"all": {"mac": WIDE}}}).items():
+        torch.testing.assert_close(grad, expected[key], rtol=1e-4, atol=1e-6)
+
+
+def test_the_threads_do_not_change_an_emulated_unit() -> None:
+    def run(threads: int) -> Tensor:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return gradients(nn.Linear(64, 64), numbers(64, 64), numbers(64, 64), machine_of(UNIT))[2]
+        finally:
+            torch.set_num_threads(before)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = run(1)
+        torch.manual_seed(0)
+        assert torch.equal(first, run(2))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        lambda a, b: torch.addmm(a[:, :5], a, b, beta=0.5, alpha=2.0),
+        lambda a, b: torch.baddbmm(a[None, :, :5], a[None], b[None], alpha=0.5)[0],
+        lambda a, b: a[:, :5].clone().addmm_(a, b),
+        lambda a, b: torch.mm(a, b, out=torch.empty(6, 5)),
+        lambda a, b: torch.addmv(a[:, 0], a, b[:, 1])[:, None],
+        lambda a, b: (a @ b[:, 0])[:, None],
+        lambda a, b: torch.dot(a[0], b[:, 0]).reshape(1, 1),
+        lambda a, b: torch.einsum("nk,ko->no", a, b),
+        lambda a, b: torch.tensordot(a, b, 1),
+    ],
+)
+def test_every_form_of_a_product_runs_on_the_unit(expression) -> None:
+    class Model(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return expression(a, b)
+
+    a, b, model = numbers(6, 7), numbers(7, 5, seed=2), Model()
+    with torch.no_grad(), emulate(model, {"gemm": {"all": {"mac": WIDE}}}) as machine:
+        y = model(a, b)
+    torch.testing.assert_close(y, expression(a, b))
+    assert [row.mac for row in machine.audit() if row.gemm == "output"] == ["sequential"] * 3
+
+
+def test_groups_run_along_the_summed_axis() -> None:
+    grouped = {"format": "int4", "scaling": {"rule": "absmax", "granularity": {"group": 4}}}
+    layer, x, grad = nn.Linear(8, 4, bias=False), numbers(8, 8), numbers(8, 4, seed=2)
+    y, grad_x, grad_w = gradients(layer, x, grad, {"gemm": {"all": dict.fromkeys(OPERANDS, grouped)}})
+    w = layer.weight.detach()
+    assert torch.equal(y, cast(grouped, x, 1) @ cast(grouped, w, 1).T)
+    assert torch.equal(grad_x, cast(grouped, grad, 1) @ cast(grouped, w, 0))
+    assert torch.equal(grad_w, cast(grouped, grad, 0).T @ cast(grouped, x, 0))
+
+
+def test_stochastic_operands_are_keyed_by_site_gemm_role_step_and_call() -> None:
+    stochastic = {"format": "fp8_e4m3fn", "rounding": "stochastic"}
+    layer, x = nn.Sequential(nn.Linear(7, 7, bias=False)), numbers(6, 7)
+    with emulate(layer, {"gemm": {"output": {"input": stochastic}}}, seed=5, rank=3), torch.no_grad():
+        first, second = layer(x), layer(x)
+    record = datapath({"gemm": {"output": {"input": stochastic}}}).gemm.output.input
+    for call, y in enumerate((first, second)):
+        a = apply(record, x, Draw(5, "0/output/input", 0, call, 3), -1)
+        assert torch.equal(y, a @ layer[0].weight.detach().T)

@@ -1,0 +1,168 @@
+"""What an optimizer stores lies on the declared formats, rounded once, whichever form of the optimizer runs."""
+
+import pytest
+import torch
+from emulator_cases import OPTIMIZERS, input_of, model_of, on_grid, optimizer_of, same, tensors_of, train
+from torch import Tensor, nn
+
+from hwsim.casting import apply
+from hwsim.datapaths import datapath
+from hwsim.emulator import emulate
+from hwsim.formats import Draw
+
+BF16 = {"gradient": "bf16", "momentum": "bf16", "variance": "bf16", "state": "bf16", "weight": "bf16"}
+
+
+def trained(optimizer_name: str, machine, steps: int = 2, **options):
+    model = model_of("mlp")
+    optimizer = optimizer_of(optimizer_name, model)
+    with emulate(model, machine, optimizer=optimizer, **options) as running:
+        train(model, input_of("mlp"), optimizer, steps)
+    return model, optimizer, running
+
+
+@pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
+def test_weights_gradients_and_states_are_values_of_their_formats(optimizer_name: str) -> None:
+    model, optimizer, machine = trained(optimizer_name, {"optimizer": BF16})
+    stored = tensors_of(model, optimizer)
+    assert [name for name, x in stored.items() if not on_grid(x, torch.bfloat16) and not name.endswith("step")] == []
+    assert {row.role for row in machine.audit() if row.role == "weight" and row.phase == "optimizer"} == {"weight"}
+
+
+@pytest.mark.parametrize(
+    ("role", "key"), [("momentum", "exp_avg"), ("variance", "exp_avg_sq"), ("variance", "max_exp_avg_sq"), ("weight", None)]
+)
+@pytest.mark.parametrize("form", [{"foreach": False}, {"foreach": True}, {"fused": True}])
+def test_each_role_of_adam_rounds_its_own_tensor_only(role: str, key: str | None, form: dict[str, bool]) -> None:
+    model = model_of("mlp")
+    optimizer = torch.optim.AdamW(model.parameters(), amsgrad=True, **form)
+    with emulate(model, {"optimizer": {role: "bf16"}}, optimizer=optimizer):
+        train(model, input_of("mlp"), optimizer)
+    for p, state in optimizer.state.items():
+        assert on_grid(p, torch.bfloat16) is (role == "weight")
+        for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"):
+            rounded = role == "variance" if name.endswith("sq") else role == "momentum"
+            assert on_grid(state[name], torch.bfloat16) is rounded
+        assert state["step"] == 2
+
+
+def test_a_state_is_rounded_once_before_it_is_used() -> None:
+    p = nn.Parameter(torch.tensor([1.0]))
+    model = nn.ParameterList([p])
+    optimizer = torch.optim.SGD([p], lr=1.0, momentum=0.9)
+    third = torch.tensor([1 / 3])
+    with emulate(model, {"optimizer": {"momentum": "bf16"}}, optimizer=optimizer):
+        for _ in range(2):
+            p.grad = third.clone()
+            optimizer.step()
+    cast = datapath({"optimizer": {"momentum": "bf16"}}).optimizer.momentum
+    first = apply(cast, third)
+    second = apply(cast, first.mul(0.9).add(third))
+    assert torch.equal(optimizer.state[p]["momentum_buffer"], second)
+    assert torch.equal(p.detach(), torch.tensor([1.0]).sub(third).sub(second))
+
+
+@pytest.mark.parametrize("pair", [("sgd_momentum", {"foreach": True}), ("adam", {"foreach": True})])
+def test_the_for_loop_and_foreach_forms_agree(pair) -> None:
+    name, form = pair
+    machine = {"gemm": "bf16", "vector": "bf16", "optimizer": {**BF16, "update": "bf16"}}
+    expected = tensors_of(*trained(name, machine)[:2])
+    model = model_of("mlp")
+    kind, options = OPTIMIZERS[name]
+    optimizer = kind(model.parameters(), **options, **form)
+    with emulate(model, machine, optimizer=optimizer):
+        train(model, input_of("mlp"), optimizer)
+    assert same(tensors_of(model, optimizer), expected) == []
+
+
+def test_the_update_format_rounds_what_a_step_computes_in_between() -> None:
+    plain = tensors_of(*trained("adam", "fp32")[:2])
+    rounded = tensors_of(*trained("adam", {"optimizer": {"update": "bf16"}})[:2])
+    assert same(plain, rounded) != []
+    rows = trained("adam", {"optimizer": {"update": "bf16"}})[2].audit()
+    assert {row.op for row in rows if row.role == "update"} >= {"sqrt", "div"}
+
+
+def test_parameters_are_rounded_on_entry() -> None:
+    model = model_of("mlp")
+    with emulate(model, {"optimizer": {"weight": "bf16"}}):
+        assert all(on_grid(p, torch.bfloat16) for p in model.parameters())
+
+
+def test_states_of_a_resumed_optimizer_are_followed_from_its_first_step() -> None:
+    model = model_of("mlp")
+    optimizer = optimizer_of("adam", model)
+    train(model, input_of("mlp"), optimizer)
+    with emulate(model, {"optimizer": BF16}, optimizer=optimizer):
+        train(model, input_of("mlp"), optimizer, steps=1)
+    assert all(on_grid(s[key], torch.bfloat16) for s in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq"))
+
+
+STOCHASTIC = {"format": "bf16", "rounding": "stochastic"}
+
+
+def test_stochastic_weights_are_keyed_by_name_and_step_and_do_not_depend_on_the_rank() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    cast = datapath({"optimizer": {"weight": STOCHASTIC}}).optimizer.weight
+    with emulate(model, {"optimizer": {"weight": STOCHASTIC}}, optimizer=optimizer, seed=9, rank=5):
+        for step in range(2):
+            before = model[0].weight.detach().clone()
+            model[0].weight.grad = torch.full((4, 4), 1e-3)
+            optimizer.step()
+            assert torch.equal(model[0].weight, apply(cast, before - 1e-3, Draw(9, "0.weight/weight", step, 1, 0)))
+
+
+def test_a_resumed_run_draws_what_the_uninterrupted_one_draws() -> None:
+    machine = {"optimizer": {"weight": STOCHASTIC, "momentum": STOCHASTIC}, "vector": STOCHASTIC}
+
+    def run(parts: list[int]) -> dict[str, Tensor]:
+        model = model_of("mlp")
+        optimizer = optimizer_of("sgd_momentum", model)
+        state = {"step": 0}
+        for steps in parts:
+            with emulate(model, machine, optimizer=optimizer, seed=1) as running:
+                running.load_state_dict(state)
+                train(model, input_of("mlp"), optimizer, steps)
+                state = running.state_dict()
+        return tensors_of(model, optimizer)
+
+    assert same(run([4]), run([1, 3])) == []
+
+
+def test_a_weight_that_the_program_writes_itself_is_rounded_at_once() -> None:
+    model = nn.Linear(4, 4)
+    with emulate(model, {"optimizer": {"weight": "bf16"}}), torch.no_grad():
+        for p in model.parameters():
+            p -= 1e-3
+            assert on_grid(p, torch.bfloat16)
+            p.copy_(torch.full_like(p, 1 / 3))
+            assert on_grid(p, torch.bfloat16)
+
+
+def test_gradients_accumulate_and_are_read_once_a_step() -> None:
+    model = model_of("mlp")
+    optimizer = optimizer_of("sgd", model)
+    with emulate(model, {"optimizer": {"gradient": "bf16"}}, optimizer=optimizer) as machine:
+        for _ in range(3):
+            model(input_of("mlp")).square().mean().backward()
+        optimizer.step()
+    assert all(on_grid(p.grad, torch.bfloat16) for p in model.parameters())
+    assert {row.count for row in machine.audit() if row.role == "gradient"} == {1}
+    assert machine.step == 1
+
+
+def test_an_optimizer_with_a_closure_evaluates_it_as_forward_and_backward() -> None:
+    model = model_of("mlp")
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(input_of("mlp")).square().mean()
+        loss.backward()
+        return loss
+
+    with emulate(model, "fp32", optimizer=optimizer) as machine:
+        optimizer.step(closure)
+    phases = {row.phase for row in machine.audit() if row.gemm}
+    assert phases == {"forward", "backward"}
