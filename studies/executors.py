@@ -1,0 +1,163 @@
+"""Where runs are performed: an executor takes runs and hands back what came of each, in the order in which they end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import entry_points
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from types import MappingProxyType
+from typing import Protocol
+
+from hwsim.errors import StudyError
+
+from .provenance import cores
+from .schema import Run
+from .worker import Finished, perform
+
+ENTRY_POINTS = "hwsim.executors"
+Work = Callable[[Run], Finished]
+"""Performs one run and stores its result; it can be pickled, and may be called in any process."""
+
+
+class Executor(Protocol):
+    """Performs runs somewhere.
+
+    Args of an executor's constructor: `workers`, how many runs at a time, or None for its own choice.
+    """
+
+    workers: int
+
+    def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
+        """Perform the runs; results come as they are ready. Closing the generator ends the workers.
+
+        A run whose worker dies is `failed`, and the others go on.
+        """
+        ...
+
+
+class Local:
+    """Processes of this machine, one run at a time each; they end with the process that started them."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or cores()
+
+    def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
+        """See `Executor.map`."""
+        waiting = deque(runs)
+        pool = [_Worker(work) for _ in range(min(self.workers, len(runs)))]
+        try:
+            for worker in pool:
+                worker.give(waiting.popleft())
+            while busy := [worker for worker in pool if worker.run]:
+                ready = wait([worker.pipe for worker in busy])
+                for worker in busy:
+                    if worker.pipe not in ready:
+                        continue
+                    finished, alive = worker.take()
+                    if not alive:
+                        pool.remove(worker)
+                        if waiting:
+                            worker = _Worker(work)
+                            pool.append(worker)
+                    if waiting:
+                        worker.give(waiting.popleft())
+                    yield finished
+        finally:
+            for worker in pool:
+                worker.end()
+
+
+class _Worker:
+    """A process, the parent's end of its pipe, and the run it is at."""
+
+    def __init__(self, work: Work) -> None:
+        context = _context()
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        self.run: Run | None = None
+        self.process.start()
+        theirs.close()
+
+    def give(self, run: Run) -> None:
+        """Start a run. A worker that has died says so in `take`."""
+        self.run = run
+        with suppress(BrokenPipeError):
+            self.pipe.send(run)
+
+    def take(self) -> tuple[Finished, bool]:
+        """What came of the run, and whether the worker lives on."""
+        if self.run is None:
+            raise RuntimeError("take: the worker has no run")
+        run, self.run = self.run, None
+        try:
+            finished: Finished = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return Finished(run.id, "failed", error=_death(self.process.exitcode)), False
+        return finished, True
+
+    def end(self) -> None:
+        """End the process, whatever it is doing; half-written results are under names that nobody reads."""
+        self.pipe.close()
+        if self.run is not None:
+            self.process.terminate()
+        self.process.join()
+
+
+@cache
+def _context() -> ForkServerContext | SpawnContext:
+    """Workers are copies of a process that has imported everything and run nothing, where there can be one.
+
+    A copy of this process could hang: torch may have threads by now.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([perform.__module__])
+    return context
+
+
+def _serve(pipe: Connection, work: Work) -> None:
+    # Ctrl-C reaches the whole process group; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            pipe.send(work(pipe.recv()))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _death(exitcode: int | None) -> str:
+    if exitcode is None or exitcode >= 0:
+        return f"the worker ended with exit code {exitcode}"
+    name = signal.Signals(-exitcode).name
+    return f"the worker was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+@cache
+def executors() -> Mapping[str, Callable[[int | None], Executor]]:
+    """The executors by name: `local`, then those of the entry-point group `hwsim.executors`.
+
+    Raises:
+        StudyError: a plug-in takes a name that exists.
+    """
+    found: dict[str, Callable[[int | None], Executor]] = {"local": Local}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in found:
+            raise StudyError(f"executor: {entry.name!r} of {entry.value} exists already; allowed: a new name")
+        found[entry.name] = entry.load()
+    return MappingProxyType(found)

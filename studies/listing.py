@@ -1,0 +1,98 @@
+"""What there is by name, and the facts of one thing: the data behind `hwsim list` and `hwsim show`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+import hwsim
+from hwsim.catalogue import Catalogue, Kind, matching, shipped_studies
+from hwsim.datapaths import datapath
+from hwsim.errors import ConfigError, not_allowed
+from hwsim.fields import format_mapping, format_record
+from hwsim.formats import Format, named_format
+from hwsim.macs import mac
+from hwsim.models import task, task_options, tasks
+
+from .executors import executors
+from .files import load_study
+from .plan import expand
+
+Listed = Literal["formats", "datapaths", "studies", "macs", "tasks", "backends", "executors"]
+LISTED: tuple[str, ...] = get_args(Listed)
+TABLE_BITS = 8
+
+
+def rows(kind: Listed, pattern: str = "*") -> list[dict[str, Any]]:
+    """One row for each thing of a kind whose name the shell-like pattern matches."""
+    names, describe = _KINDS[kind]
+    return [{"name": name, **describe(name)} for name in matching(list(names()), pattern)]
+
+
+def facts(name: str) -> tuple[str, dict[str, Any]]:
+    """What a name stands for, and its facts.
+
+    Raises:
+        ConfigError: nothing has the name; the nearest of all names is given.
+    """
+    catalogue = Catalogue()
+    if name in catalogue.names("formats") or named_format(name):
+        return "format", format_facts(format_record(name))
+    if name in catalogue.names("datapaths"):
+        return "datapath", datapath(name).model_dump(mode="json", exclude_defaults=True)
+    if name in catalogue.names("macs"):
+        return "mac", mac(name).model_dump(mode="json", exclude_defaults=True)
+    if name in shipped_studies():
+        return "study", study_facts(name)
+    if name in tasks():
+        options = {option.name: {"default": option.default, "allowed": option.allowed} for option in task_options(name).values()}
+        return "task", {"description": task(name).description, "data": task(name).source, "options": options}
+    declared = [found for kind in get_args(Kind) for found in catalogue.names(kind)]
+    raise ConfigError(not_allowed("name", name, [*declared, *shipped_studies(), *tasks()]))
+
+
+def format_facts(fmt: Format) -> dict[str, Any]:
+    """The parameters of a format, its range, and for formats of few bits every code and its value."""
+    special = {"nan": fmt.has_nan, "infinity": fmt.has_infinity, "negative_zero": fmt.has_negative_zero}
+    limits = {name: getattr(fmt, name) for name in ("bits", "max", "min", "smallest_normal", "smallest_subnormal")}
+    found = {**format_mapping(fmt), **limits, "special_values": [name for name, has in special.items() if has]}
+    if fmt.bits <= TABLE_BITS:
+        found["values"] = {f"{code:0{fmt.bits}b}": _number(fmt.decode_code(code)) for code in range(1 << fmt.bits)}
+    return found
+
+
+def study_facts(name: str) -> dict[str, Any]:
+    """A shipped study, and how many runs it has."""
+    plan = expand(load_study(name))
+    return {**plan.study.model_dump(mode="json", exclude_defaults=True), "runs": len(plan.runs)}
+
+
+def _number(value: Any) -> float | str:
+    number = float(value)
+    return number if number - number == 0 else str(number)
+
+
+def _format_row(name: str) -> dict[str, Any]:
+    fmt = format_record(name)
+    columns = ("kind", "bits", "max", "smallest_normal", "smallest_subnormal")
+    return {column: getattr(fmt, column) for column in columns}
+
+
+def _task_row(name: str) -> dict[str, Any]:
+    return {"description": task(name).description, "options": ", ".join(task_options(name))}
+
+
+def _declared(name: str, kind: Literal["datapaths", "macs"]) -> dict[str, Any]:
+    data = Catalogue().find(kind, name).data
+    return {"description": data.get("description", ""), "source": data.get("source", "")}
+
+
+_KINDS: Mapping[str, tuple[Callable[[], Any], Callable[[str], dict[str, Any]]]] = {
+    "formats": (lambda: Catalogue().names("formats"), _format_row),
+    "datapaths": (lambda: Catalogue().names("datapaths"), lambda name: _declared(name, "datapaths")),
+    "macs": (lambda: Catalogue().names("macs"), lambda name: _declared(name, "macs")),
+    "studies": (shipped_studies, lambda name: {"description": load_study(name).study.description}),
+    "tasks": (tasks, _task_row),
+    "backends": (lambda: hwsim.backends(), lambda name: {"status": hwsim.backends()[name]}),
+    "executors": (executors, lambda name: {"description": (executors()[name].__doc__ or "").partition("\n")[0]}),
+}

@@ -1,0 +1,188 @@
+"""From a study to the complete runs that it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hwsim.budget import alone, roles, twin, without
+from hwsim.config import content_hash, validate
+from hwsim.datapaths import Datapath, datapath
+from hwsim.errors import ConfigError, not_allowed
+from hwsim.layering import GEMMS
+from hwsim.models import TaskError
+
+from . import tasks
+from .files import StudyFile, with_place
+from .grid import Point, applied, label, points
+from .schema import Run, Setting, Study, TaskChoice
+
+LOSSES = ("test_loss", "train_loss")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands in its study.
+
+    Args:
+        id: of the run.
+        datapath: what the study calls the machine.
+        seed: of the run.
+        settings: the other axes' values.
+        part: empty for a point of the grid; in a budget `none`, `all`, `only ROLE` or `all but ROLE` of that datapath.
+    """
+
+    id: str
+    datapath: str
+    seed: int
+    settings: Mapping[str, Any]
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every run of a study once, by id, and the places that they take."""
+
+    study: Study
+    runs: Mapping[str, Run]
+    places: tuple[Place, ...]
+
+    @property
+    def hash(self) -> str:
+        """Of the runs and their places: two plans of one hash have the same results."""
+        return content_hash({"runs": sorted(run.hash for run in self.runs.values()), "places": list(self.places)})
+
+
+def expand(file: StudyFile) -> Plan:
+    """The runs of a study: its points with each seed, then those of its budgets.
+
+    Raises:
+        ConfigError: a point that cannot run, two points that are the same run, or a baseline, metric or budget that is none
+            of the study's.
+    """
+    builder = _Builder(file)
+    grid = [builder.resolved(point) for point in points(file.study, file.document)]
+    builder.check_names(grid)
+    runs: dict[str, Run] = {}
+    places: list[Place] = []
+    first: dict[str, str] = {}
+    for resolved in grid:
+        for place, run in resolved.runs(file.study.seeds):
+            if run.id in runs:
+                message = f"{first[run.id]} and {resolved.point} are the same run; allowed: points that differ"
+                raise ConfigError(file.document.problem(resolved.point.place(("study", "datapath")), message))
+            runs[run.id], first[run.id] = run, str(resolved.point)
+            places.append(place)
+    for resolved in grid:
+        if resolved.machine.name in file.study.report.budget:
+            for part in resolved.budget(file.study.report.budget_epochs):
+                for place, run in part.runs(file.study.seeds):
+                    runs.setdefault(run.id, run)
+                    places.append(place)
+    return Plan(file.study, runs, tuple(places))
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """A point with its records."""
+
+    point: Point
+    setting: Setting
+    machine: Datapath
+    name: str
+    part: str = ""
+
+    def runs(self, seeds: tuple[int, ...]) -> Iterator[tuple[Place, Run]]:
+        """One run for each seed."""
+        others = {axis: label(value) for axis, value in self.point.values.items() if axis != "datapath"}
+        common = {key: getattr(self.setting, key) for key in Setting.model_fields}
+        for seed in seeds:
+            run = Run(**common, datapath=self.machine, seed=seed)
+            yield Place(run.id, self.name, seed, others, self.part), run
+
+    def budget(self, epochs: int | None) -> Iterator[_Resolved]:
+        """The machines that round in some of the roles, trained for so many epochs."""
+        task = self.setting.task.model_copy(update={"epochs": epochs or self.setting.task.epochs})
+        base = replace(self, setting=self.setting.model_copy(update={"task": task}))
+        yield replace(base, machine=twin(self.machine), part="none")
+        yield replace(base, part="all")
+        for role in roles(self.machine):
+            yield replace(base, machine=alone(self.machine, role), part=f"only {role}")
+            yield replace(base, machine=without(self.machine, role), part=f"all but {role}")
+
+
+class _Builder:
+    """Turns points into records, each distinct datapath and task once."""
+
+    def __init__(self, file: StudyFile) -> None:
+        self.study, self.document, self.catalogue = file.study, file.document, file.catalogue
+        self.base = {key: file.document.data["study"][key] for key in Setting.model_fields if key in file.document.data["study"]}
+        self.machines: dict[str, Datapath] = {}
+        self.tasks: dict[str, TaskChoice] = {}
+
+    def resolved(self, point: Point) -> _Resolved:
+        """The records of a point.
+
+        Raises:
+            ConfigError: one of them cannot be; the line is that of the axis' value, or of the base run.
+        """
+        names = [axis.name for axis in point.axes if axis.keys[0] != "datapath"]
+        given = applied(self.base, point, names, self.document)
+        setting = validate(given, Setting, ("study",), self.catalogue)
+        machine = self._machine(point)
+        return _Resolved(point, setting.model_copy(update={"task": self._task(setting.task, point)}), machine, machine.name)
+
+    def _task(self, choice: TaskChoice, point: Point) -> TaskChoice:
+        key = content_hash(choice)
+        if key not in self.tasks:
+            try:
+                self.tasks[key] = tasks.completed(choice)
+            except TaskError as error:
+                field = tuple(error.field.split(".")) if error.field else ()
+                raise ConfigError(self.document.problem(point.place(("study", "task", *field)), str(error))) from error
+        return self.tasks[key]
+
+    def _machine(self, point: Point) -> Datapath:
+        axes = {axis.name: point.values[axis.name] for axis in point.axes if axis.keys[0] == "datapath"}
+        key = content_hash(axes)
+        if key not in self.machines:
+            self.machines[key] = self._new_machine(point, [name for name in axes if name != "datapath"])
+        return self.machines[key]
+
+    def _new_machine(self, point: Point, parts: list[str]) -> Datapath:
+        place, given = point.place(("study", "datapath")), point.values.get("datapath", self.study.datapath)
+        name = label(given)
+        if isinstance(name, str) and not name:
+            raise ConfigError(self.document.problem(place, "name: missing; allowed: a name for the tables"))
+        if isinstance(given, str) and not parts:
+            return with_place(self.document, place, lambda: datapath(given, self.catalogue))
+        if isinstance(given, str):
+            given = with_place(self.document, place, lambda: self.catalogue.find("datapaths", given)).data
+        document = applied({"datapath": {**given, "name": name}}, point, parts, self.document)
+        return validate(document, Datapath, ("study", "datapath"), self.catalogue, synonyms=dict.fromkeys(GEMMS, "all"))
+
+    def check_names(self, grid: list[_Resolved]) -> None:
+        """Refuse names that stand for two machines, and questions about what the study does not have."""
+        names = {resolved.name for resolved in grid}
+        asked = [(("study", "baseline"), self.study.baseline)] if self.study.baseline else []
+        asked += [(("study", "report", "budget", i), name) for i, name in enumerate(self.study.report.budget)]  # type: ignore[misc]
+        for place, name in asked:
+            if name not in names:
+                message = not_allowed("", name, names).removeprefix(": ")
+                raise ConfigError(self.document.problem(place, f"{message} (the datapaths of this study)"))
+        for place, name in asked[bool(self.study.baseline) :]:
+            if not any(roles(resolved.machine) for resolved in grid if resolved.name == name):
+                message = f"got {name!r}, which rounds nowhere; allowed: a datapath with casts or an accumulator"
+                raise ConfigError(self.document.problem(place, message))
+        if (metric := self.study.report.metric) is not None:
+            known = {*LOSSES, *(name for resolved in grid for name in tasks.build(resolved.setting.task).metrics)}
+            if metric not in known:
+                message = not_allowed("", metric, known).removeprefix(": ")
+                raise ConfigError(self.document.problem(("study", "report", "metric"), message))
+        bases: dict[str, Any] = {}
+        for resolved in grid:
+            given = resolved.point.values.get("datapath", self.study.datapath)
+            if bases.setdefault(resolved.name, given) != given:
+                message = f"got the name {resolved.name!r} for two machines; allowed: a name for each"
+                raise ConfigError(self.document.problem(resolved.point.place(("study", "datapath", "name")), message))

@@ -1,0 +1,107 @@
+"""The error budget of a datapath: what each role costs alone, what is left without it, and what only they cost together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .statistics import Spread, Unit, paired
+
+if TYPE_CHECKING:
+    from .summary import Series
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """One role.
+
+    Args:
+        role: where the machine rounds.
+        alone: the change of the metric when it rounds there only, against no rounding.
+        all_but: the change when it rounds everywhere else.
+        interaction: the change of all, less `alone` and `all_but`: what the role and the others cost only together.
+    """
+
+    role: str
+    alone: Spread
+    all_but: Spread
+    interaction: Spread
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The budget of one datapath for one metric, over seeds.
+
+    Args:
+        name: of the datapath, with the other axes' values.
+        metric: which.
+        epochs: how long its runs were trained.
+        none: the metric of the full-precision twin.
+        total: the change with all roles.
+        rows: by role.
+        left: the total less the sum of the roles alone.
+    """
+
+    name: str
+    metric: str
+    epochs: int
+    none: Spread
+    total: Spread
+    rows: tuple[BudgetRow, ...]
+    left: Spread
+
+    @property
+    def unit(self) -> Unit:
+        """How changes of the metric are written."""
+        return Unit.of(self.metric, [self.total, *(row.alone for row in self.rows), *(row.all_but for row in self.rows)])
+
+    @property
+    def headline(self) -> str:
+        """Which role alone changes the metric most; only for what is no loss."""
+        rows = [row for row in self.rows if row.alone.count]
+        if not rows or self.metric == "test_loss":
+            return ""
+        most = max(rows, key=lambda row: abs(row.alone.mean))
+        change = self.unit.change
+        return f"Of {self.name}'s {change(self.total)}, {most.role} alone makes {change(most.alone)}."
+
+
+def budgets(series: Sequence[Series], metrics: Sequence[str]) -> tuple[Budget, ...]:
+    """The budgets among the series: one for each datapath, setting and metric."""
+    groups: dict[tuple[str, str], dict[str, Series]] = {}
+    for one in series:
+        if one.part:
+            groups.setdefault((one.datapath, json.dumps(one.settings, sort_keys=True)), {})[one.part] = one
+    complete = [parts for parts in groups.values() if {"none", "all"} <= set(parts)]
+    return tuple(_budget(parts, metric) for parts in complete for metric in metrics)
+
+
+def _budget(parts: Mapping[str, Series], metric: str) -> Budget:
+    values = {part: one.final(metric) for part, one in parts.items()}
+    change = {part: paired(found, values["none"]) for part, found in values.items()}
+    roles = [part.removeprefix("only ") for part in parts if part.startswith("only ")]
+    rows = tuple(_row(role, change) for role in roles)
+    together = _sum([change[f"only {role}"] for role in roles])
+    epochs = max((len(rows) for rows in parts["none"].rows.values()), default=0)
+    return Budget(
+        parts["all"].name,
+        metric,
+        epochs,
+        Spread.of(values["none"].values()),
+        Spread.of(change["all"].values()),
+        rows,
+        Spread.of(paired(change["all"], together).values()),
+    )
+
+
+def _row(role: str, change: Mapping[str, Mapping[int, float]]) -> BudgetRow:
+    alone, others = change[f"only {role}"], change.get(f"all but {role}", {})
+    interaction = paired(change["all"], _sum([alone, others]))
+    return BudgetRow(role, Spread.of(alone.values()), Spread.of(others.values()), Spread.of(interaction.values()))
+
+
+def _sum(parts: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    seeds = set.intersection(*(set(part) for part in parts)) if parts else set()
+    return {seed: sum(part[seed] for part in parts) for seed in sorted(seeds)}

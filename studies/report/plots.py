@@ -1,0 +1,125 @@
+"""Plots as SVG texts that take the page's colours."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from typing import Any, cast
+
+import matplotlib as mpl
+from cycler import cycler
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .budgets import Budget
+from .statistics import Unit
+from .summary import Comparison, Report, Series
+
+INK = "#010203"
+"""Stands for the page's text colour while a figure is drawn."""
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb7700", "#777777", "#009988", "#cc3311")
+"""Paul Tol's bright scheme, and two more of his vibrant one (SRON technical note SRON/EPS/TN/09-002)."""
+
+WHISKER = {"ecolor": INK, "lw": 1}
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "lines.linewidth": 1.6,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+def curves(report: Report, metric: str) -> str:
+    """A metric on the test set by epoch: the mean over the seeds, and a band of one standard deviation."""
+    return _drawn(f"{metric} by epoch", (7.0, 3.6), lambda figure: _curves(figure, report.grid, Unit(metric)))
+
+
+def bars(report: Report) -> str:
+    """The metric after the last epoch: the mean over the seeds, its standard deviation, and a dot for each seed."""
+    rows = [row for row in report.comparisons if row.value.count]
+    return _drawn(f"{report.metric} at the end", (7.0, 0.8 + 0.32 * len(rows)), lambda figure: _bars(figure, rows, report.unit))
+
+
+def budget_bars(budget: Budget) -> str:
+    """The change that each role makes alone, and the one that is left without it."""
+    height = 1.0 + 0.45 * (len(budget.rows) + 1)
+    return _drawn(f"budget of {budget.name}, {budget.metric}", (7.0, height), lambda figure: _budget(figure, budget))
+
+
+def _curves(figure: Figure, grid: tuple[Series, ...], unit: Unit) -> None:
+    axes = figure.add_subplot()
+    factor = unit.factor
+    for i, series in enumerate(grid):
+        curve = series.curve(unit.metric)
+        epochs = [epoch + 1 for epoch in curve]
+        means = [factor * spread.mean for spread in curve.values()]
+        widths = [0.0 if math.isnan(spread.deviation) else factor * spread.deviation for spread in curve.values()]
+        dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
+        (line,) = axes.plot(epochs, means, dashes, marker=".", label=series.name)
+        low = [mean - width for mean, width in zip(means, widths, strict=True)]
+        high = [mean + width for mean, width in zip(means, widths, strict=True)]
+        axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(unit.label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+
+
+def _bars(figure: Figure, rows: list[Comparison], unit: Unit) -> None:
+    axes = figure.add_subplot()
+    factor = unit.factor
+    for i, row in enumerate(rows):
+        error = 0.0 if math.isnan(row.value.deviation) else factor * row.value.deviation
+        colour = COLOURS[i % len(COLOURS)]
+        axes.barh(i, factor * row.value.mean, xerr=error, color=colour, alpha=0.55, height=0.6, error_kw=WHISKER)
+        values = [factor * value for value in row.series.final(unit.metric).values()]
+        axes.plot(values, [i] * len(values), "o", color=colour, markersize=3.5)
+    axes.set_yticks(range(len(rows)), [row.series.name for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel(unit.label)
+
+
+def _budget(figure: Figure, budget: Budget) -> None:
+    axes = figure.add_subplot()
+    factor = budget.unit.factor
+    for i, row in enumerate(budget.rows):
+        for offset, spread, colour in ((-0.18, row.alone, COLOURS[0]), (0.18, row.all_but, COLOURS[1])):
+            if spread.count:
+                error = 0.0 if math.isnan(spread.deviation) else factor * spread.deviation
+                axes.barh(i + offset, factor * spread.mean, xerr=error, color=colour, height=0.34, error_kw=WHISKER)
+    if budget.total.count:
+        axes.barh(len(budget.rows), factor * budget.total.mean, color=COLOURS[2], height=0.5)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(budget.rows) + 1), [*(row.role for row in budget.rows), "all"])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"change of {budget.unit.change_label}: blue alone, red all but it, green all")
+
+
+def _drawn(name: str, size: tuple[float, float], draw: Any) -> str:
+    # The salt makes the ids inside the SVG those of this plot alone, and the same in every report.
+    with mpl.rc_context(cast(Any, STYLE | {"svg.hashsalt": name})):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return _inline(stream.getvalue(), name)
+
+
+def _inline(svg: str, name: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{_escaped(name)}"', 1).replace(INK, "currentColor")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

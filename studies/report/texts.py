@@ -1,0 +1,140 @@
+"""A report as tables for the terminal and for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from .budgets import Budget
+from .statistics import Spread, Unit
+from .summary import Report
+
+LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"} | {"±": "$\\pm$", "\\": "\\textbackslash{}"})
+
+
+def as_tables(report: Report) -> Iterable[RenderableType]:
+    """The headline, the comparison and the budgets, for the terminal."""
+    yield escape(report.headline)
+    header, rows = comparison_rows(report)
+    yield _table(f"{report.study['name']}: {report.metric} over {len(report.study['seeds'])} seeds", header, rows)
+    for budget in report.budgets:
+        yield _table(budget_title(budget), *budget_rows(budget))
+
+
+def comparison_rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the comparison table, as text."""
+    unit, baseline = report.unit, report.study["baseline"]
+    loss_unit = Unit.of("test_loss", (row.loss for row in report.comparisons))
+    header = ["datapath", unit.label, *([f"less {baseline}'s"] if baseline else []), "test loss", "diverged", "seconds"]
+    rows = []
+    for row in report.comparisons:
+        difference = [unit.number(row.difference, "+") if row.difference else ""] if baseline else []
+        diverged = f"{row.series.diverged} of {len(row.series.rows)}"
+        loss, seconds = loss_unit.number(row.loss), f"{row.series.seconds.mean:.1f}"
+        rows.append([row.series.name, unit.number(row.value), *difference, loss, diverged, seconds])
+    return header, rows
+
+
+def budget_title(budget: Budget) -> str:
+    """What a budget is of."""
+    value = Unit.of(budget.metric, [budget.none]).value(budget.none)
+    epochs = f"{budget.epochs} epoch" + "s" * (budget.epochs != 1)
+    return f"Error budget of {budget.name}: change of {budget.unit.change_label}, from {value} without rounding, after {epochs}"
+
+
+def budget_rows(budget: Budget) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of a budget, as text."""
+    number = budget.unit.number
+    rows = [[row.role, *(number(spread, "+") for spread in (row.alone, row.all_but, row.interaction))] for row in budget.rows]
+    rows.append(["all", number(budget.total, "+"), "", number(budget.left, "+")])
+    return ["role", "alone", "all but it", "interaction"], rows
+
+
+def as_csv(report: Report) -> str:
+    """One line for each run of the grid and the budgets, with its last epoch; the same text for the same results."""
+    axes = list(dict.fromkeys(axis for series in report.series for axis in series.settings))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["datapath", "part", *axes, "seed", "id", "status", "steps", "epoch", *report.metrics])
+    for series in report.series:
+        settings = [series.settings.get(axis) for axis in axes]
+        for seed, rows in sorted(series.rows.items()):
+            last = rows[-1]
+            run = [last["id"], last["status"], last["steps"], last["epoch"]]
+            writer.writerow([series.datapath, series.part, *settings, seed, *run, *(last.get(name) for name in report.metrics)])
+    return stream.getvalue()
+
+
+def as_json(report: Report) -> str:
+    """Headline, comparison and budgets; what is no number is null."""
+    comparison = [
+        {
+            "datapath": row.series.datapath,
+            "settings": row.series.settings,
+            report.metric: _spread(row.value),
+            "difference": _spread(row.difference) if row.difference else None,
+            "test_loss": _spread(row.loss),
+            "diverged": row.series.diverged,
+            "values": {seed: row.series.final(report.metric).get(seed) for seed in sorted(row.series.rows)},
+        }
+        for row in report.comparisons
+    ]
+    budgets = [
+        {
+            "datapath": budget.name,
+            "metric": budget.metric,
+            "none": _spread(budget.none),
+            "all": _spread(budget.total),
+            "left": _spread(budget.left),
+            "roles": {
+                row.role: {"alone": _spread(row.alone), "all_but": _spread(row.all_but), "interaction": _spread(row.interaction)}
+                for row in budget.rows
+            },
+        }
+        for budget in report.budgets
+    ]
+    whole = {
+        "study": report.study["name"],
+        "headline": report.headline,
+        "metric": report.metric,
+        "baseline": report.study["baseline"],
+        "comparison": comparison,
+        "budgets": budgets,
+        "missing": report.missing,
+    }
+    return json.dumps(whole, indent=1, allow_nan=False)
+
+
+def as_latex(report: Report) -> str:
+    """The comparison and the budgets as `tabular`s for the booktabs package."""
+    tables = [comparison_rows(report), *(budget_rows(budget) for budget in report.budgets)]
+    return "\n".join(_tabular(header, rows) for header, rows in tables)
+
+
+def _tabular(header: list[str], rows: list[list[str]]) -> str:
+    lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in (header, *rows)]
+    columns = "l" + "r" * (len(header) - 1)
+    body = "\n".join(lines[1:])
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines[0]}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _table(title: str, header: list[str], rows: list[list[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    return table
+
+
+def _spread(spread: Spread) -> dict[str, Any]:
+    numbers = {"mean": spread.mean, "deviation": spread.deviation}
+    return {**{name: value if math.isfinite(value) else None for name, value in numbers.items()}, "seeds": spread.count}

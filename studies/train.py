@@ -1,0 +1,110 @@
+"""One run: a task trained on an emulated datapath."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hwsim.emulator import Machine, emulate
+from hwsim.formats.errors import NanError
+from hwsim.models import Data, Task, batches, initial_model, predict, score
+
+from . import tasks
+from .schema import TORCH_OPTIMIZERS, Run
+
+
+@dataclass
+class Outcome:
+    """What a run gave.
+
+    Args:
+        status: `done`, or `diverged`: a loss is not finite, or a NaN met a format that has none; a result too.
+        steps: how many optimizer steps were taken.
+        reason: why it diverged.
+        metrics: one row an epoch: `epoch` and `step` at its end, `train_loss` (the mean over the epoch's samples while they
+            were trained on), `test_loss`, and the task's metrics on the test set.
+        audit: the emulator's rows.
+        coverage: shares of operations and of FLOPs that ran as the datapath declares.
+        checksum: of the data.
+    """
+
+    status: Literal["done", "diverged"] = "done"
+    steps: int = 0
+    reason: str = ""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    audit: list[dict[str, Any]] = field(default_factory=list)
+    coverage: dict[str, float] = field(default_factory=dict)
+    checksum: str = ""
+
+
+class Diverged(Exception):
+    """The loss is no finite number."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch leaves for the score: the step at its end, the training loss, and the outputs on the test set."""
+
+    step: int
+    train_loss: float
+    outputs: Tensor
+
+
+def train(run: Run) -> Outcome:
+    """Train a run's task.
+
+    Weights, data order and stochastic rounding are functions of the run's seed alone. Evaluation runs the model on the same
+    datapath; the score of its outputs is computed in float64, outside of it.
+    """
+    task, data = tasks.build(run.task), tasks.data(run.task)
+    outcome, epochs = Outcome(checksum=data.checksum), list[Epoch]()
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        model = initial_model(task, run.seed)
+        optimizer = TORCH_OPTIMIZERS[run.optimizer.name](model.parameters(), **run.optimizer.model_dump(exclude={"name"}))
+        with emulate(model, run.datapath, optimizer=optimizer, seed=run.seed) as machine:
+            try:
+                _loop(run, task, data, model, optimizer, outcome, epochs)
+            except (Diverged, NanError) as error:
+                outcome.status, outcome.reason = "diverged", str(error)
+    _score(task, data, epochs, outcome)
+    _account(machine, outcome)
+    return outcome
+
+
+def _loop(
+    run: Run, task: Task, data: Data, model: nn.Module, optimizer: torch.optim.Optimizer, outcome: Outcome, epochs: list[Epoch]
+) -> None:
+    for epoch in range(run.task.epochs):
+        total = 0.0
+        for inputs, targets in batches(data, run.task.batch_size, run.seed, epoch):
+            optimizer.zero_grad()
+            loss = task.loss(model(inputs), targets)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise Diverged(f"the loss is {value} in step {outcome.steps}")
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            outcome.steps += 1
+            total += value * len(inputs)
+        outputs = predict(model, data.test_inputs, run.task.batch_size)
+        epochs.append(Epoch(outcome.steps, total / len(data.train_inputs), outputs))
+
+
+def _score(task: Task, data: Data, epochs: list[Epoch], outcome: Outcome) -> None:
+    for number, epoch in enumerate(epochs):
+        scores = score(task, epoch.outputs, data.test_targets)
+        test_loss = scores.pop("loss")
+        row = {"epoch": number, "step": epoch.step, "train_loss": epoch.train_loss, "test_loss": test_loss, **scores}
+        outcome.metrics.append(row)
+        if not math.isfinite(test_loss) and outcome.status == "done":
+            outcome.status, outcome.reason = "diverged", f"the test loss is {test_loss} after step {epoch.step}"
+
+
+def _account(machine: Machine, outcome: Outcome) -> None:
+    outcome.audit = [asdict(row) for row in machine.audit()]
+    outcome.coverage = machine.coverage()

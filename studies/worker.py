@@ -1,0 +1,111 @@
+"""What a worker does with one run: train it and store what came of it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numba
+import pyarrow as pa
+import torch
+
+from .schema import Run
+from .store import Store
+from .train import Outcome, train
+
+AUDIT_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("phase", pa.string()),
+        ("op", pa.string()),
+        ("site", pa.string()),
+        ("role", pa.string()),
+        ("cast", pa.string()),
+        ("count", pa.int64()),
+        ("flops", pa.int64()),
+        ("gemm", pa.string()),
+        ("mac", pa.string()),
+    ]
+)
+
+
+Status = Literal["done", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One run that came to an end.
+
+    Args:
+        id: of the run.
+        status: `failed` has no result and is tried again by the next call; the others are results.
+        seconds: how long it took.
+        error: why it failed.
+    """
+
+    id: str
+    status: Status
+    seconds: float = 0.0
+    error: str = ""
+
+
+def perform(run: Run, folder: Path, provenance: Mapping[str, Any]) -> Finished:
+    """Train one run and store its result; a failure is stored as one, and returned.
+
+    Threads are set to the run's own number, so that its result is the same on every executor.
+    """
+    store, started, clock = Store(folder), datetime.now(UTC), time.perf_counter()
+    try:
+        torch.set_num_threads(run.threads)
+        numba.set_num_threads(min(run.threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        outcome = train(run)
+        seconds = time.perf_counter() - clock
+        record = _record(run, outcome) | {"seconds": seconds, "started": started.isoformat(), **provenance}
+        store.save(run.id, record, {"metrics": metrics_table(run, outcome), "audit": audit_table(run, outcome)})
+    # Whatever a run dies of is that run's failure: the rest of the study goes on.
+    except Exception as error:
+        seconds = time.perf_counter() - clock
+        text = f"{type(error).__name__}: {error}"
+        failure = {"id": run.id, "error": text, "traceback": traceback.format_exc(), "run": run.model_dump(mode="json")}
+        return _failed(store, run.id, {**failure, **provenance}, seconds)
+    return Finished(run.id, outcome.status, seconds)
+
+
+def _failed(store: Store, id: str, failure: Mapping[str, Any], seconds: float) -> Finished:
+    try:
+        store.save_failure(id, failure)
+    except OSError as error:
+        return Finished(id, "failed", seconds, f"{failure['error']} (and it could not be stored: {error.strerror})")
+    return Finished(id, "failed", seconds, failure["error"])
+
+
+def _record(run: Run, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "hash": run.hash,
+        "status": outcome.status,
+        "steps": outcome.steps,
+        "reason": outcome.reason,
+        "coverage": outcome.coverage,
+        "data_checksum": outcome.checksum,
+        "threads": run.threads,
+        "run": run.model_dump(mode="json"),
+    }
+
+
+def metrics_table(run: Run, outcome: Outcome) -> pa.Table:
+    """One row an epoch; a run that ended before has the columns all the same."""
+    columns = dict.fromkeys(("train_loss", "test_loss", *(name for row in outcome.metrics for name in row)))
+    floats = [(name, pa.float64()) for name in columns if name not in ("epoch", "step")]
+    schema = pa.schema([("id", pa.string()), ("epoch", pa.int64()), ("step", pa.int64()), *floats])
+    return pa.Table.from_pylist([{"id": run.id, **row} for row in outcome.metrics], schema=schema)
+
+
+def audit_table(run: Run, outcome: Outcome) -> pa.Table:
+    """The emulator's audit, one row for each operation."""
+    return pa.Table.from_pylist([{"id": run.id, **row} for row in outcome.audit], schema=AUDIT_SCHEMA)

@@ -1,0 +1,43 @@
+"""What the tests of studies share: one small study file, and the runs it stands for."""
+
+from hwsim.config import loads
+from hwsim.studies.files import StudyFile
+from hwsim.studies.plan import Plan, expand
+
+TINY = """\
+formats:
+  my_e3m2: {kind: float, exponent_bits: 3, mantissa_bits: 2, specials: finite}
+datapaths:
+  mine:
+    description: Every operand in a format of one's own.
+    gemm: {all: {input: my_e3m2, weight: my_e3m2, grad_output: {format: my_e3m2, scaling: absmax}}}
+study:
+  name: tiny
+  task: {name: digits_mlp, epochs: 1, batch_size: 256, width: 4}
+  optimizer: {name: sgd, lr: 0.1}
+  baseline: fp32
+  grid: {datapath: [fp32, mine]}
+  seeds: [0, 1]
+"""
+
+Edit = tuple[str, str]
+
+
+def edited(*edits: Edit) -> str:
+    """The small study's text with pieces replaced."""
+    text = TINY
+    for old, new in edits:
+        if old not in text:
+            raise ValueError(f"{old!r} is not in the study")
+        text = text.replace(old, new)
+    return text
+
+
+def study_of(*edits: Edit) -> StudyFile:
+    """The small study with pieces of its text replaced."""
+    return StudyFile.of(loads(edited(*edits), "tiny.yaml"))
+
+
+def plan_of(*edits: Edit) -> Plan:
+    """The plan of that study."""
+    return expand(study_of(*edits))

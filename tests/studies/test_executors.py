@@ -1,0 +1,68 @@
+"""Runs come back whatever happens to their workers, and workers end with whoever started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from study_cases import plan_of
+
+from hwsim.studies.executors import Local, executors
+from hwsim.studies.plan import Plan
+from hwsim.studies.schema import Run
+from hwsim.studies.worker import Finished
+
+KILLED, ENDED = 1, 2
+
+
+def work(run: Run) -> Finished:
+    """Die in two ways, or say which seed was performed."""
+    if run.seed == KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if run.seed == ENDED:
+        os._exit(3)
+    return Finished(run.id, "done", seconds=float(run.seed))
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return plan_of(("grid: {datapath: [fp32, mine]}", "grid: {datapath: [fp32]}"), ("[0, 1]", "[0, 1, 2, 3, 4]"))
+
+
+def test_a_dying_worker_fails_its_run_and_the_others_go_on(plan: Plan) -> None:
+    results = {result.id: result for result in Local(2).map(work, list(plan.runs.values()))}
+    by_seed = {run.seed: results[run.id] for run in plan.runs.values()}
+    assert {seed: result.status for seed, result in by_seed.items()} == {0: "done", 1: "failed", 2: "failed", 3: "done", 4: "done"}
+    assert by_seed[KILLED].error == "the worker was killed by SIGKILL (out of memory?)"
+    assert by_seed[ENDED].error == "the worker ended with exit code 3"
+
+
+def test_no_worker_is_started_for_nothing() -> None:
+    assert list(Local(2).map(work, [])) == []
+
+
+def test_by_default_there_is_a_worker_for_each_core_of_this_process() -> None:
+    assert Local().workers == len(os.sched_getaffinity(0))
+
+
+def test_local_is_an_executor() -> None:
+    assert executors()["local"](3).workers == 3
+
+
+STAYING = 5
+
+
+def stay(run: Run) -> Finished:
+    """Say which process this is; with one seed, stay."""
+    if run.seed == STAYING:
+        Path(os.environ["HWSIM_TEST_PID"]).write_text(str(os.getpid()))
+        time.sleep(600)
+    return Finished(run.id, "done")
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
