@@ -99,7 +99,8 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             left, right = Given("grad_output", grad), Given("weight", weight)
             grads[0] = _emulated(to_input, place, "grad_input", left, right, geometry, tuple(x.shape)).to(x.dtype)
         if mask[1] and to_weight.native:
-            g = _cast(to_weight.left, grad, "grad_weight", "grad_output", geometry, place.call)
+            same = mask[0] and to_input.native and to_input.left.does_the_same(to_weight.left)
+            g = g if same else _cast(to_weight.left, grad, "grad_weight", "grad_output", geometry, place.call)
             a = _cast(to_weight.right, x, "grad_weight", "input", geometry, place.call)
             grads[1] = native([False, True, False], g, a, weight)[1]
         elif mask[1]:

@@ -47,7 +47,7 @@ MOVES = _names(
     _reshape_copy _to_copy _unsafe_index _unsafe_masked_index _unsafe_view adaptive_max_pool2d adaptive_max_pool3d alias
     alias_copy amax amin aminmax as_strided as_strided_copy as_strided_scatter cat channel_shuffle clone col_indices complex
     conj_physical constant_pad_nd contiguous copy cummax cummin data detach detach_copy diag_embed diagonal
-    diagonal_backward diagonal_copy diagonal_scatter embedding expand expand_copy flip fractional_max_pool2d
+    diagonal_backward diagonal_copy diagonal_scatter embedding expand expand_copy flip histc fractional_max_pool2d
     fractional_max_pool3d gather im2col index index_copy index_fill index_select kthvalue lift lift_fresh lift_fresh_copy
     masked_fill masked_scatter masked_select max max_pool2d_with_indices max_pool3d_with_indices max_unpool2d max_unpool3d
     median min mode movedim nanmedian narrow narrow_copy permute permute_copy pixel_shuffle pixel_unshuffle put
@@ -61,7 +61,7 @@ MOVES = _names(
     view_as_real_copy view_copy where _local_scalar_dense _pin_memory _resize_output record_stream is_same_size
     """
 )
-"""Values pass unchanged: views, copies, selections, masks."""
+"""Values pass unchanged or are counted: views, copies, selections, masks, histograms."""
 
 CONSTANTS = _names(
     """

@@ -59,6 +59,11 @@ class Port:
             known = self._passes[dtype] = self.cast is None or self.cast.keeps(dtype)
         return known
 
+    def does_the_same(self, other: Port) -> bool:
+        """Whether the other port makes the same values of the same tensor, so that they need not be made twice."""
+        apart = self.stochastic or self.grouped or self.meter is not None
+        return not apart and self.cast is not None and self.cast == other.cast
+
     def __call__(self, x: Tensor, call: int = 0, axis: int = -1, site: str = "") -> Tensor:
         """The tensor after the cast (dequantized values); groups run along `axis`."""
         if x.is_complex():

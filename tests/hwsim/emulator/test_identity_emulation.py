@@ -1,7 +1,10 @@
 """A machine that declares nothing computes what torch computes, bit for bit."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+import torchvision
 from emulator_cases import MODELS, OPTIMIZERS, input_of, model_of, optimizer_of, same, tensors_of, train, unfused
 
 from hwsim.emulator import emulate
@@ -75,3 +78,17 @@ def test_evaluation_between_steps_does_not_change_training() -> None:
         return tensors_of(model)
 
     assert same(run(True), run(False)) == []
+
+
+def test_an_unmodified_resnet_trains_to_the_same_bits() -> None:
+    def run(machine: str | None) -> dict[str, torch.Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = torchvision.models.resnet18(num_classes=4)
+            x = torch.randn(2, 3, 32, 32)
+        optimizer = optimizer_of("sgd_momentum", model)
+        with emulate(model, machine, optimizer=optimizer) if machine else nullcontext():
+            train(model, x, optimizer)
+        return tensors_of(model, optimizer)
+
+    assert same(run("fp32"), run(None)) == []
