@@ -60,14 +60,17 @@ class Format(ABC):
 
     @property
     def has_nan(self) -> bool:
+        """Whether a code is NaN."""
         return self.grid.nan_code is not None
 
     @property
     def has_infinity(self) -> bool:
+        """Whether a code is +infinity."""
         return self.grid.infinity_code is not None
 
     @property
     def has_negative_zero(self) -> bool:
+        """Whether -0 has a code."""
         return self.grid.negative_zero
 
     @property

@@ -38,20 +38,25 @@ class Codebook(Format):
         bad = next((v for v in self.levels if not isfinite(v)), None)
         if bad is not None:
             raise FormatError(f"levels: got {bad!r}; allowed: finite numbers", "levels")
-        twice = next((v for v in self.levels if self.levels.count(v) > 1), None) if len(set(self.levels)) < len(self.levels) else None
+        twice = (
+            next((v for v in self.levels if self.levels.count(v) > 1), None) if len(set(self.levels)) < len(self.levels) else None
+        )
         if twice is not None:
             raise FormatError(f"levels: got {twice!r} twice; allowed: distinct numbers", "levels")
 
     @property
     def bits(self) -> int:  # type: ignore[override]
+        """The fewest bits that number the levels."""
         return (len(self.levels) - 1).bit_length()
 
     @property
     def signed(self) -> bool:  # type: ignore[override]
+        """Whether a level is negative."""
         return min(self.levels) < 0
 
     @cached_property
     def lattice(self) -> Levels:
+        """The levels in ascending order."""
         order = sorted(range(len(self.levels)), key=self.levels.__getitem__)
         values = tuple(float(self.levels[code]) + 0.0 for code in order)
         return Levels(values=values, codes=tuple(order), boundaries=midpoints(values), bits=self.bits)

@@ -68,7 +68,9 @@ class Float(Format):
         if self.specials == "fnuz" and not self.signed:
             raise FormatError("specials: got 'fnuz' for an unsigned format, which has no code of -0 for its NaN", "specials")
         if self.negative_zero and (not self.signed or self.specials in ("fnuz", "p3109")):
-            raise FormatError(f"negative_zero: got true, which a {self._sign} {self.specials} format cannot have", "negative_zero")
+            raise FormatError(
+                f"negative_zero: got true, which a {self._sign} {self.specials} format cannot have", "negative_zero"
+            )
         if self._largest_code < self._smallest_code:
             raise FormatError(f"specials: {self.specials} leaves no positive number in {self.bits} bits", "specials")
         top, bottom = self._largest_exponent, self.grid.smallest_exponent
@@ -80,10 +82,12 @@ class Float(Format):
 
     @property
     def bits(self) -> int:  # type: ignore[override]
+        """Sign, exponent and fraction."""
         return self.exponent_bits + self.mantissa_bits + self.signed
 
     @property
     def resolved_bias(self) -> int:
+        """The bias, given or by default."""
         if self.bias is not None:
             return self.bias
         if self.specials == "p3109":
@@ -92,10 +96,12 @@ class Float(Format):
 
     @property
     def smallest_normal(self) -> float:
+        """2^(smallest exponent of a normal value)."""
         return 2.0**self.grid.min_exponent
 
     @cached_property
     def grid(self) -> Grid:
+        """The grid of the finite values."""
         largest = float(self._magnitude(self._largest_code))
         negative_zero = self.signed and self.specials in ("ieee", "fn", "finite") and self.negative_zero is not False
         return Grid(

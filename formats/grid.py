@@ -50,6 +50,7 @@ class Grid:
 
     @property
     def smallest_positive(self) -> float:
+        """The smallest positive value."""
         return 2.0**self.smallest_exponent
 
     def ulp_exponent(self, magnitude: Fraction) -> int:

@@ -40,6 +40,7 @@ class Integer(Format):
 
     @cached_property
     def grid(self) -> Grid:
+        """The grid of the values."""
         return fixed_grid(self.bits, 0, self.signed, self.symmetric)
 
     def decode_code(self, code: int) -> Fraction | float:
@@ -80,6 +81,7 @@ class Fixed(Format):
 
     @cached_property
     def grid(self) -> Grid:
+        """The grid of the values."""
         return fixed_grid(self.bits, self.fraction_bits, self.signed, self.symmetric)
 
     def decode_code(self, code: int) -> Fraction | float:
@@ -88,7 +90,10 @@ class Fixed(Format):
         return value / Fraction(2) ** self.fraction_bits
 
     def __str__(self) -> str:
-        return self.name or f"{'' if self.signed else 'u'}fixed{self.bits}.{self.fraction_bits}{'_symmetric' if self.symmetric else ''}"
+        return (
+            self.name
+            or f"{'' if self.signed else 'u'}fixed{self.bits}.{self.fraction_bits}{'_symmetric' if self.symmetric else ''}"
+        )
 
 
 def signed_code(code: int, bits: int) -> int:
@@ -97,6 +102,7 @@ def signed_code(code: int, bits: int) -> int:
 
 
 def check_width(bits: object, signed: bool, symmetric: bool) -> None:
+    """Refuse a width or a symmetry that two's complement cannot have."""
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= MAX_BITS:
         raise FormatError(f"bits: got {bits!r}; allowed: a whole number from 1 to {MAX_BITS}", "bits")
     if symmetric and (not signed or bits < 2):
@@ -104,6 +110,7 @@ def check_width(bits: object, signed: bool, symmetric: bool) -> None:
 
 
 def fixed_grid(bits: int, fraction_bits: int, signed: bool, symmetric: bool) -> Grid:
+    """The grid of integers times 2^-fraction_bits."""
     step = 2.0**-fraction_bits
     high = (1 << (bits - signed)) - 1
     low = (-high if symmetric else -high - 1) if signed else 0

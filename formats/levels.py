@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,8 @@ class Levels:
         values: ascending, exact in float64.
         codes: the code of each value.
         boundaries: for each pair of neighbours the real number up to which nearest takes the lower one; exactly on it, the
-            even code wins under `nearest_even`, the value farther from zero under `nearest_away`, the nearer under `nearest_zero`.
+            even code wins under `nearest_even`, the value farther from zero under `nearest_away`, and the nearer one under
+            `nearest_zero`.
         bits: width of a code.
         nan_code: the code of NaN, or None.
     """
@@ -26,17 +28,20 @@ class Levels:
 
     @property
     def max_value(self) -> float:
+        """The largest value."""
         return self.values[-1]
 
     @property
     def min_value(self) -> float:
+        """The smallest value."""
         return self.values[0]
 
     @property
     def smallest_positive(self) -> float:
+        """The smallest positive value; the largest value where none is positive."""
         return min((v for v in self.values if v > 0), default=self.values[-1])
 
 
 def midpoints(values: tuple[float, ...]) -> tuple[float, ...]:
     """The arithmetic means of neighbours (exact where the values have at most 52 significant bits in common)."""
-    return tuple((a + b) / 2 for a, b in zip(values, values[1:], strict=False))
+    return tuple((a + b) / 2 for a, b in pairwise(values))

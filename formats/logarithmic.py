@@ -46,11 +46,13 @@ class Logarithmic(Format):
                 raise FormatError(f"{name}: got {given!r}; allowed: a whole number from {low} to {high}", name)
         if self.bits - 2 - self.fraction_bits not in range(1, 8):
             raise FormatError(
-                f"fraction_bits: got {self.fraction_bits} of {self.bits} bits; allowed: 1 to 7 whole bits in the exponent", "fraction_bits"
+                f"fraction_bits: got {self.fraction_bits} of {self.bits} bits; allowed: 1 to 7 whole bits in the exponent",
+                "fraction_bits",
             )
 
     @cached_property
     def lattice(self) -> Levels:
+        """The values in ascending order."""
         half = 1 << (self.bits - 2)
         logs = range(1 - half, half)
         positive = [self._value(log) for log in logs]

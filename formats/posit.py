@@ -45,6 +45,7 @@ class Posit(Format):
 
     @cached_property
     def lattice(self) -> Levels:
+        """The values in ascending order."""
         nar = 1 << (self.bits - 1)
         positive = [posit_magnitude(code, self.bits, self.es) for code in range(1, nar)]
         limits = [Fraction(0)] + [posit_magnitude(2 * code + 1, self.bits + 1, self.es) for code in range(1, nar - 1)]

@@ -64,6 +64,7 @@ class Rounding:
 
     @property
     def is_stochastic(self) -> bool:
+        """Whether random words decide."""
         return self.mode == "stochastic"
 
     @classmethod

@@ -12,7 +12,8 @@ from torch import Tensor
 from hwsim.casts import Cast, Channel, Group, Scaling
 from hwsim.config import Document, explain
 from hwsim.errors import ConfigError
-from hwsim.formats import Draw, Format, Projection, Rounding
+from hwsim.formats import Draw, Format, Rounding
+from hwsim.formats.base import round_log2
 from hwsim.formats.operators import quantize_tensor
 from hwsim.formats.rounding import NanRule, Overflow
 from hwsim.formats.scaled import PER_TENSOR, ScaleLayout
@@ -95,7 +96,9 @@ def elements(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1) -> tupl
             "allowed with an emulated unit: one scale a tensor, or one a channel of the other axis"
         )
     values = quantize_tensor(x, cast.format, cast.projection, scale, layout, draw=draw, rescale=False)
-    return values, scale if layout.axis is None else scale.reshape([-1 if a == layout.axis % x.ndim else 1 for a in range(x.ndim)])
+    return values, scale if layout.axis is None else scale.reshape(
+        [-1 if a == layout.axis % x.ndim else 1 for a in range(x.ndim)]
+    )
 
 
 def scale_of(x: Tensor, scaling: Scaling, fmt: Format, axis: int = -1) -> tuple[Tensor, ScaleLayout]:
@@ -104,37 +107,38 @@ def scale_of(x: Tensor, scaling: Scaling, fmt: Format, axis: int = -1) -> tuple[
     if scaling.rule == "fixed":
         return torch.full((), scaling.value or 1.0, dtype=scaling.format.carrier, device=x.device), layout
     amax = magnitude_max(x.detach(), layout)
+    own = scaling.format
     if scaling.rule == "absmax":
         largest = torch.full((), fmt.max, dtype=torch.float64, device=x.device)
-        scale = quantize_tensor(amax, scaling.format, Projection(), largest, rescale=False)
+        scale = quantize_tensor(amax, own, scale=largest, rescale=False)
     else:
-        scale = _power_of_two(amax, fmt.max)
-    smallest = torch.full((), scaling.format.smallest_subnormal, dtype=scale.dtype, device=scale.device)
-    return torch.where(amax > 0, torch.maximum(scale, smallest), torch.ones_like(scale)), layout
+        scale = _power_of_two(amax, fmt.max).clamp(max=2.0 ** round_log2(own.max))
+    return torch.where(amax > 0, scale.clamp(min=own.smallest_subnormal), torch.ones_like(scale)), layout
 
 
 def magnitude_max(x: Tensor, layout: ScaleLayout = PER_TENSOR) -> Tensor:
-    """The largest finite |x| for each scale of a layout; zero where there is none."""
+    """The largest finite |x| for each scale of a layout, in float32 or float64; zero where there is none."""
     amax = _magnitude_max(x, layout)
-    if bool(torch.isfinite(amax).all()):
-        return amax
-    return _magnitude_max(torch.where(torch.isfinite(x), x, torch.zeros_like(x)), layout)
+    if not bool(torch.isfinite(amax).all()):
+        amax = _magnitude_max(torch.where(torch.isfinite(x), x, torch.zeros_like(x)), layout)
+    return amax if amax.dtype is torch.float64 else amax.float()
 
 
 def _magnitude_max(x: Tensor, layout: ScaleLayout) -> Tensor:
-    if x.numel() == 0:
-        return x.new_zeros(())
     if layout.axis is None:
-        return torch.linalg.vector_norm(x, torch.inf)
+        return _largest(x) if x.numel() else x.new_zeros(())
     axis = layout.axis % x.ndim
     if layout.size is None:
         others = [a for a in range(x.ndim) if a != axis]
-        return torch.linalg.vector_norm(x, torch.inf, dim=others) if others else x.abs()
-    n = x.shape[axis]
+        return _largest(x, others) if others else x.abs()
     whole = x.movedim(axis, -1)
-    padded = torch.nn.functional.pad(whole, (0, -n % layout.size))
-    grouped = padded.reshape(*padded.shape[:-1], -1, layout.size)
-    return torch.linalg.vector_norm(grouped, torch.inf, dim=-1).movedim(-1, axis)
+    padded = torch.nn.functional.pad(whole, (0, -x.shape[axis] % layout.size))
+    return _largest(padded.unflatten(-1, (-1, layout.size)), [-1]).movedim(-1, axis)
+
+
+def _largest(x: Tensor, dims: list[int] | None = None) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x, torch.inf, dim=dims)
+    return norm
 
 
 def _power_of_two(amax: Tensor, largest: float) -> Tensor:

@@ -87,10 +87,12 @@ class Cast(Record):
 
     @property
     def projection(self) -> Projection:
+        """Everything about the conversion but format and scaling."""
         return Projection(self.rounding, self.overflow or "saturate", self.nan, self.flush_inputs, self.flush_outputs)
 
     @property
     def scaled(self) -> bool:
+        """Whether a scale is applied."""
         return self.scaling is not None and self.scaling.rule != "none"
 
     def keeps(self, dtype: torch.dtype) -> bool:
@@ -109,7 +111,9 @@ class Cast(Record):
             text += f" {self.rounding}"
         if self.scaling is not None and self.scaled:
             granularity = self.scaling.granularity
-            where = granularity if isinstance(granularity, str) else " ".join(f"{k} {v}" for k, v in granularity.model_dump().items())
+            where = (
+                granularity if isinstance(granularity, str) else " ".join(f"{k} {v}" for k, v in granularity.model_dump().items())
+            )
             text += f" {self.scaling.rule} per {where}"
         return text
 

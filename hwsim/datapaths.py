@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from hwsim.casts import CastField, ResultField
 from hwsim.catalogue import Catalogue
@@ -16,6 +16,7 @@ from hwsim.config.record import Record
 from hwsim.errors import ConfigError, not_allowed
 from hwsim.layering import GEMMS, OPERANDS, Gemm, Operand, patched, spread
 from hwsim.macs import Mac, mac
+
 
 def _mac(given: Any, info: ValidationInfo) -> Any:
     return mac(given, info.context)
@@ -85,7 +86,7 @@ class Datapath(LayerPath):
 
     name: str = ""
     optimizer: OptimizerPath = OptimizerPath()
-    overrides: dict[str, LayerPath] = {}
+    overrides: dict[str, LayerPath] = Field(default_factory=dict)
     description: str = ""
     source: str = ""
 
@@ -105,7 +106,9 @@ class Datapath(LayerPath):
         """
         matching = [pattern for pattern in self.overrides if fnmatch.fnmatchcase(path, pattern)]
         if len(matching) > 1:
-            raise ConfigError(f"overrides: layer {path!r} matches {' and '.join(map(repr, matching))}; allowed: one pattern a layer")
+            raise ConfigError(
+                f"overrides: layer {path!r} matches {' and '.join(map(repr, matching))}; allowed: one pattern a layer"
+            )
         return self.overrides[matching[0]] if matching else self
 
     def check_layers(self, paths: list[str]) -> None:

@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = {"formats": {"formats"}, "hwsim": {"formats", "hwsim"}, "models": {"models"}, "studies": {"formats", "hwsim", "models", "studies"}}
-MODULES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")) if not any(p.is_symlink() for p in path.parents)]
+ROOMS = {
+    "formats": {"formats"},
+    "hwsim": {"formats", "hwsim"},
+    "models": {"models"},
+    "studies": {"formats", "hwsim", "models", "studies"},
+}
+MODULES = [
+    path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")) if not any(p.is_symlink() for p in path.parents)
+]
 
 
 def imported(path: Path) -> list[str]:
@@ -22,7 +29,7 @@ def imported(path: Path) -> list[str]:
 
 
 def room_of(name: str) -> str:
-    part = (name.split(".") + ["hwsim"])[1]
+    part = [*name.split("."), "hwsim"][1]
     return part if part in ROOMS else "hwsim"
 
 

@@ -24,7 +24,10 @@ def test_all_stands_for_the_three_gemms_and_each_overrides_it_key_by_key() -> No
             }
         }
     )
-    assert [str(machine.gemm.output.input), str(machine.gemm.grad_input.grad_output)] == ["fp8_e4m3fn absmax per tensor", "fp8_e5m2"]
+    assert [str(machine.gemm.output.input), str(machine.gemm.grad_input.grad_output)] == [
+        "fp8_e4m3fn absmax per tensor",
+        "fp8_e5m2",
+    ]
     assert str(machine.gemm.grad_weight.input) == "fp8_e4m3fn stochastic(24) absmax per tensor"
 
 
@@ -79,7 +82,10 @@ WRONG = {
         "datapath:\n  gemm:\n    all:\n      input: {format: fp8_e4m3f}\n",
         r"d\.yaml:4: datapath\.gemm\.all\.input\.format: got 'fp8_e4m3f'; allowed: .*; did you mean 'fp8_e4m3fn'\?",
     ),
-    "an unknown role": ("datapath:\n  gemm:\n    output:\n      inputs: bf16\n", r"d\.yaml:4: datapath\.gemm\.output\.inputs: unknown key"),
+    "an unknown role": (
+        "datapath:\n  gemm:\n    output:\n      inputs: bf16\n",
+        r"d\.yaml:4: datapath\.gemm\.output\.inputs: unknown key",
+    ),
     "an impossible overflow": (
         "datapath:\n  vector: {format: int8, overflow: nan}\n",
         r"d\.yaml:2: datapath\.vector\.overflow: got 'nan' for int8, which has no NaN; allowed: saturate",
