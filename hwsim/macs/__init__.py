@@ -2,7 +2,8 @@
 
 from .matmul import matmul
 from .operands import Scaled
-from .record import Alignment, Chunked, CInput, Fused, LateSum, Mac, Operands, Promote, Rounded, Scales
+from .orders import Alignment, Chunked, Fused, LateSum
+from .record import CInput, Mac, Operands, Promote, Rounded, Scales
 from .units import mac
 
 __all__ = [

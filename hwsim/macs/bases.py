@@ -13,11 +13,12 @@ from hwsim.formats.base import round_log2
 from . import integers
 from .exact import exact_groups, wide
 from .fused import CUTS, aligned, scaled_groups
+from .grouping import groups, innermost_runs
 from .lanes import Edges, compiled_mode, edges, lanes_hold, plain
 from .late import joined_late
 from .operands import Array, Port
-from .order import groups, innermost_runs
-from .record import Alignment, Mac
+from .orders import Alignment
+from .record import Mac
 from .sums import EXACT, Shape, double, sequential, stochastic, tree
 from .words import Stream
 
@@ -107,10 +108,9 @@ class _Sum:
         self.kernel = (stochastic if mac.accumulator.rounding.is_stochastic else sequential)(shape)
 
     def advance(self, acc: Array, block: Block, ks: range, with_c: bool, width: int) -> None:
+        places = self.at, self.at_product, block.first, width, self.s
         last = (with_c,) if self.tree else ()
-        self.kernel(
-            self.a, self.b, acc, block.i0, block.j0, ks.start, ks.stop, self.at, self.at_product, block.first, width, self.s, *last
-        )  # fmt: skip
+        self.kernel(self.a, self.b, acc, block.i0, block.j0, ks.start, ks.stop, *places, *last)
 
 
 def _exact_sum(a: Port, b: Port, mac: Mac) -> bool:
@@ -191,8 +191,10 @@ class _Fused:
         if how.late:
             return self._late(pa, pb, joined_late(mode, cut, 2 if how.grouping == "even_odd" else 1))
         starts = self.bounds[:-1]
-        za = np.where(np.logical_or.reduceat(self.a == 0, starts, axis=1), self.of_zero, 0.0) if len(starts) else np.zeros((len(pa), 0))
-        zb = np.where(np.logical_or.reduceat(self.b == 0, starts, axis=0), self.of_zero, 0.0) if len(starts) else np.zeros((0, pb.shape[1]))
+        if not len(starts):
+            return lambda *nothing: None
+        za = np.where(np.logical_or.reduceat(self.a == 0, starts, axis=1), self.of_zero, 0.0)
+        zb = np.where(np.logical_or.reduceat(self.b == 0, starts, axis=0), self.of_zero, 0.0)
         kernel = aligned(mode, cut)
 
         def run(acc: Array, block: Block, g0: int, g1: int, width: int) -> None:
@@ -218,9 +220,8 @@ class _Fused:
         )
 
         def run(acc: Array, block: Block, g0: int, g1: int, width: int) -> None:
-            kernel(
-                self.a, self.b, pa, pb, acc, block.i0, block.j0, self.bounds[g0 : g1 + 1], *constants, self.at, block.first, width, self.s
-            )  # fmt: skip
+            place = self.at, block.first, width, self.s
+            kernel(self.a, self.b, pa, pb, acc, block.i0, block.j0, self.bounds[g0 : g1 + 1], *constants, *place)
 
         return run
 
@@ -234,8 +235,8 @@ class _Fused:
 
         def run(acc: Array, block: Block, g0: int, g1: int, width: int) -> None:
             kernel(
-                self.a, self.b, sa, sb, qa, qb, self.how.exact_terms, block_terms, acc, block.i0, block.j0, self.bounds[g0 : g1 + 1],
-                self.unit, self.low, self.of_zero, self.at, block.first, width, self.s,
+                self.a, self.b, sa, sb, qa, qb, self.how.exact_terms, block_terms, acc, block.i0, block.j0,
+                self.bounds[g0 : g1 + 1], self.unit, self.low, self.of_zero, self.at, block.first, width, self.s,
             )  # fmt: skip
 
         return run

@@ -10,9 +10,9 @@ import numpy as np
 
 from .bases import Base, base_of
 from .exact import exact_outer_sum, wide
+from .grouping import innermost_runs
 from .lanes import compiled_mode, edges, lanes_hold
 from .operands import Array, Port, rounded
-from .order import innermost_runs
 from .record import Level, Mac, Rounded
 from .sums import outer_sum
 from .threads import spread
@@ -77,7 +77,9 @@ def _sum_block(block: Block, base: Base, a: Port, b: Port, c: Array | None, mac:
     entering = c is not None and mac.c.enters != "last"
     if entering and c is not None:
         sums[-1][:] = c[i0:i1, j0:j1]
-    outers = [Outer(2 + n, level, level.scaled and a.scales is not None and b.scales is not None) for n, level in enumerate(levels)]
+    outers = [
+        Outer(2 + n, level, level.scaled and a.scales is not None and b.scales is not None) for n, level in enumerate(levels)
+    ]
     begins = [0] * len(levels)
     none = np.ones((1, 1))
     for ks, closing in innermost_runs(range(terms), levels):
@@ -97,4 +99,6 @@ def _promotion_scale(a: Port, b: Port, mac: Mac, block: Block, k: int) -> Array:
     if a.scales is None or b.scales is None or mac.scales is None:
         raise ValueError("a scaled promotion without scales")
     n = k // mac.scales.block
-    return rounded(a.scales[block.i0 : block.i1, n, None] * b.scales[n, None, block.j0 : block.j1], Rounded(format=mac.outermost.format))
+    return rounded(
+        a.scales[block.i0 : block.i1, n, None] * b.scales[n, None, block.j0 : block.j1], Rounded(format=mac.outermost.format)
+    )

@@ -119,7 +119,7 @@ def round_digits(digits: Any, negative: bool, to: Wide, mode: int, word: int) ->
 
 
 @njit(cache=True, nogil=True)
-def goes_up(rest: np.uint64, sticky: bool, even: bool, negative: bool, n: int, mode: int, word: int) -> bool:
+def goes_up(rest: Any, sticky: Any, even: Any, negative: bool, n: int, mode: int, word: int) -> Any:
     """The rule of `Rounding` on v = (rest + sticky) / 2^64."""
     inexact = rest != 0 or sticky
     if mode == EVEN:
@@ -128,7 +128,7 @@ def goes_up(rest: np.uint64, sticky: bool, even: bool, negative: bool, n: int, m
         return rest >= HALF
     if mode == ZERO:
         return rest > HALF or (rest == HALF and sticky)
-    if mode == UP or mode == DOWN:
+    if mode == UP or mode == DOWN:  # noqa: SIM109
         return inexact and (negative == (mode == DOWN))
     if mode == ODD:
         return inexact and even
@@ -203,7 +203,9 @@ def exact_groups(
 
 
 @njit(cache=True, nogil=True)
-def exact_outer_sum(outer: Any, inner: Any, scale: Any, at: Any, to: Any, level: int, k: int, first: int, width: int, s: Any) -> None:
+def exact_outer_sum(
+    outer: Any, inner: Any, scale: Any, at: Any, to: Any, level: int, k: int, first: int, width: int, s: Any
+) -> None:
     """outer = round(outer + inner scale), and inner = +0, where float64 lanes cannot hold the sum."""
     rows, n = outer.shape
     digits = np.zeros(DIGITS, np.int64)

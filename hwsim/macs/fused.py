@@ -20,7 +20,7 @@ TRUNCATE, FLOOR, NEAREST, STICKY = range(4)
 
 
 @njit(forceinline=True)
-def cut(x: float, how: int) -> float:
+def cut(x: Any, how: int) -> Any:
     """x cut at one (see Alignment)."""
     if how == FLOOR:
         return np.floor(x)
@@ -41,26 +41,27 @@ def power(x: float, low: float, of_zero: float) -> float:
 
 
 @njit(forceinline=True)
-def largest_powers(pa: Any, pb: Any, k0: int, k1: int, top: Any, spare: Any) -> Any:
-    """The larger of top and every pa pb, lane by lane, in one of the two arrays.
+def largest_powers(pa: Any, pb: Any, j0: int, k0: int, k1: int, top: Any, spare: Any) -> None:
+    """top = the larger of top and every pa pb, lane by lane.
 
-    Four terms a pass, from one array to the other: a maximum in place becomes masked stores, which are slow.
+    Four terms a pass, by way of `spare`: a maximum in place becomes masked stores, which are slow.
     """
-    k = k0
+    k, j1 = k0, j0 + top.size
     while k < k1:
         if k + 4 <= k1:
             x0, x1, x2, x3 = pa[k], pa[k + 1], pa[k + 2], pa[k + 3]
-            l0, l1, l2, l3 = pb[k], pb[k + 1], pb[k + 2], pb[k + 3]
+            l0, l1, l2, l3 = pb[k, j0:j1], pb[k + 1, j0:j1], pb[k + 2, j0:j1], pb[k + 3, j0:j1]
             for j in range(top.size):
-                spare[j] = larger(top[j], larger(larger(x0 * l0[j], x1 * l1[j]), larger(x2 * l2[j], x3 * l3[j])))
+                spare[j] = larger(larger(x0 * l0[j], x1 * l1[j]), larger(x2 * l2[j], x3 * l3[j]))
             k += 4
         else:
-            x0, l0 = pa[k], pb[k]
+            x0, l0 = pa[k], pb[k, j0:j1]
             for j in range(top.size):
-                spare[j] = larger(top[j], x0 * l0[j])
+                spare[j] = x0 * l0[j]
             k += 1
-        top, spare = spare, top
-    return top
+        # The maximum as a sum, which is exact for powers of two.
+        for j in range(top.size):
+            top[j] += larger(spare[j] - top[j], 0.0)
 
 
 @njit(forceinline=True)
@@ -70,20 +71,20 @@ def larger(x: float, y: float) -> float:
 
 
 @njit(forceinline=True)
-def add_cut(a: Any, b: Any, k0: int, k1: int, scale: Any, total: Any, how: int) -> None:
+def add_cut(a: Any, b: Any, j0: int, k0: int, k1: int, scale: Any, total: Any, how: int) -> None:
     """total += the products a b, scaled and cut at one, lane by lane."""
-    k = k0
+    k, j1 = k0, j0 + total.size
     while k < k1:
         if k + 4 <= k1:
             x0, x1, x2, x3 = a[k], a[k + 1], a[k + 2], a[k + 3]
-            l0, l1, l2, l3 = b[k], b[k + 1], b[k + 2], b[k + 3]
+            l0, l1, l2, l3 = b[k, j0:j1], b[k + 1, j0:j1], b[k + 2, j0:j1], b[k + 3, j0:j1]
             for j in range(total.size):
                 s = scale[j]
                 low = cut(x0 * l0[j] * s, how) + cut(x1 * l1[j] * s, how)
                 total[j] += low + (cut(x2 * l2[j] * s, how) + cut(x3 * l3[j] * s, how))
             k += 4
         else:
-            x0, l0 = a[k], b[k]
+            x0, l0 = a[k], b[k, j0:j1]
             for j in range(total.size):
                 total[j] += cut(x0 * l0[j] * scale[j], how)
             k += 1
@@ -114,11 +115,11 @@ def aligned(mode: int, how: int) -> Kernel:
                     zero = za[i0 + i, g0 + g]
                     for j in range(row.size):
                         top[j] = max(max(zero, zeros[j]), power(row[j], low, of_zero))
-                    top = largest_powers(pa[i0 + i], pb[:, j0 + jb : j0 + je], edges[g], edges[g + 1], top, spare)
+                    largest_powers(pa[i0 + i], pb, j0 + jb, edges[g], edges[g + 1], top, spare)
                     for j in range(row.size):
                         top[j] = unit / (top[j] if top[j] > 0.0 else 1.0)
                         total[j] = cut(row[j] * top[j], how)
-                    add_cut(a[i0 + i], b[:, j0 + jb : j0 + je], edges[g], edges[g + 1], top, total, how)
+                    add_cut(a[i0 + i], b, j0 + jb, edges[g], edges[g + 1], top, total, how)
                     for j in range(row.size):
                         word = word_at(s, 0, first + i * width + jb + j, edges[g]) if rule >= STOCHASTIC_A else 0
                         row[j] = round_lane(total[j] / top[j] + 0.0, at, rule, word)

@@ -47,7 +47,7 @@ def integral(wrap: bool) -> Kernel:
     """The same in int64, for products of up to 62 bits; wrapping to `bits` bits, or held between the limits."""
 
     @njit(cache=True, nogil=True)
-    def kernel(a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int, low: int, high: int, bits: int) -> None:
+    def kernel(a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int, low: Any, high: Any, bits: int) -> None:
         rows, n = acc.shape
         for i in range(rows):
             for j in range(n):
@@ -62,7 +62,7 @@ def integral(wrap: bool) -> Kernel:
 
 @dataclass(frozen=True)
 class Integers:
-    """The innermost sum in integers; `step` is the accumulator's unit, `plain` whether no sum can leave its range."""
+    """The innermost sum in integers; `step` is the accumulator's unit, `bound` what no sum exceeds."""
 
     a: Array
     b: Array
@@ -98,7 +98,7 @@ class Integers:
                    start + largest * x.shape[1])  # fmt: skip
 
     def advance(self, acc: Array, block: Block, ks: range, with_c: bool, width: int) -> None:
-        """acc taken on over ks: one exact float64 matmul where no sum leaves the range, or wrapping makes the order immaterial."""
+        """acc taken on over ks: an exact float64 matmul where no sum leaves the range, or wrapping makes order immaterial."""
         i0, i1, j0, j1, _ = block
         acc /= self.step
         fits = self.bound <= min(self.high, -self.low)
@@ -110,7 +110,9 @@ class Integers:
         elif self.bound / max(width, 1) < EXACT_FLOAT and not self.wrap and self.product_fits:
             clamped()(self.a, self.b, acc, i0, j0, ks.start, ks.stop, self.low, self.high)
         else:
-            integral(self.wrap)(self.whole_a, self.whole_b, acc, i0, j0, ks.start, ks.stop, int(self.low), int(self.high), self.bits)
+            integral(self.wrap)(
+                self.whole_a, self.whole_b, acc, i0, j0, ks.start, ks.stop, int(self.low), int(self.high), self.bits
+            )
         acc *= self.step
 
     @property

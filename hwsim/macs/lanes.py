@@ -1,4 +1,4 @@
-"""Rounding of float64 lanes inside numba loops: one exact or odd-rounded sum to any grid, without a branch, so that it vectorises.
+"""Rounding of float64 lanes inside numba loops: an exact or odd-rounded sum to any grid, without a branch, so that it vectorises.
 
 A float64 is the carrier. A sum of two float64 numbers is rounded to odd there (Boldo and Melquiond, IEEE Trans. Computers 57(4),
 2008), after which rounding to a grid of up to 50 mantissa bits is single.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.extending import intrinsic
 
@@ -166,7 +166,7 @@ else:
 
 @njit(forceinline=True)
 def add_to_odd(a: float, b: float, down: bool) -> float:
-    """a + b in float64, rounded to odd; an exact zero of unlike signs is -0 where the unit rounds `down` (IEEE 754 section 6.3)."""
+    """a + b in float64, rounded to odd; an exact zero of unlike signs is -0 where the unit rounds `down` (IEEE 754 6.3)."""
     s = a + b
     late = s - a
     error = (a - (s - late)) + (b - late)
@@ -215,7 +215,7 @@ def neighbour(m: float, magic: float, negative: bool, at: Edges, mode: int, word
         return r + ulp if m - r == 0.5 * ulp else r
     if mode == ZERO:
         return r - ulp if r - m == 0.5 * ulp else r
-    if mode == UP or mode == DOWN:
+    if mode == UP or mode == DOWN:  # noqa: SIM109
         outwards = negative == (mode == DOWN)
         r = r + ulp if outwards and r < m else r
         return r - ulp if not outwards and r > m else r
@@ -235,7 +235,7 @@ def neighbour(m: float, magic: float, negative: bool, at: Edges, mode: int, word
 
 @njit(forceinline=True)
 def bounded(r: float, s: float, at: Edges) -> float:
-    """A value `r` on the unbounded grid, or what the flush, overflow, infinity and NaN rules make of it; `s` is it before rounding."""
+    """A value `r` on the unbounded grid, or what the flush, overflow, infinity and NaN rules make of it; `s` is before it."""
     out = (r * 0.0 if abs(r) < at.flush_below else r) + at.zero
     if at.span > 0.0:
         return wrapped(out, at)
@@ -251,4 +251,5 @@ def wrapped(x: float, at: Edges) -> float:
     """A multiple of the grid's step, modulo its span; NaN and the infinities follow the NaN rule."""
     if not abs(x) < np.inf:
         return at.nan
-    return x - at.span * np.floor((x - at.min_value) / at.span)
+    turns: float = np.floor((x - at.min_value) / at.span)
+    return x - at.span * turns

@@ -15,10 +15,10 @@ from .words import word_at
 
 
 @njit(forceinline=True)
-def add_limited(a: Any, b: Any, k0: int, k1: int, limit: float, scale: Any, total: Any, how: int) -> None:
+def add_limited(a: Any, b: Any, j0: int, k0: int, k1: int, limit: float, scale: Any, total: Any, how: int) -> None:
     """As `add_cut`, with products from `limit` on infinite."""
     for k in range(k0, k1):
-        x, line = a[k], b[k]
+        x, line = a[k], b[k, j0 : j0 + total.size]
         for j in range(total.size):
             p = x * line[j]
             p = np.copysign(np.inf, p) if abs(p) >= limit else p
@@ -51,18 +51,16 @@ def joined_late(mode: int, how: int, halves: int) -> Kernel:
                         k0, k1 = (edges[g], middle) if h == 0 else (middle, edges[g + 1])
                         top, total, scale = tops[h, : je - jb], totals[h, : je - jb], scales[: je - jb]
                         top[:] = 0.0
-                        found = largest_powers(pa[i0 + i], pb[:, j0 + jb : j0 + je], k0, k1, top, spare[: je - jb])
+                        largest_powers(pa[i0 + i], pb, j0 + jb, k0, k1, top, spare[: je - jb])
                         for j in range(row.size):
-                            top[j] = found[j]
                             scale[j] = unit / (top[j] if top[j] > 0.0 else 1.0)
                             total[j] = 0.0
                         if limit < np.inf:
-                            add_limited(a[i0 + i], b[:, j0 + jb : j0 + je], k0, k1, limit, scale, total, how)
+                            add_limited(a[i0 + i], b, j0 + jb, k0, k1, limit, scale, total, how)
                         else:
-                            add_cut(a[i0 + i], b[:, j0 + jb : j0 + je], k0, k1, scale, total, how)
+                            add_cut(a[i0 + i], b, j0 + jb, k0, k1, scale, total, how)
                     for j in range(row.size):
-                        top = tops[0, j] if tops[0, j] > 0.0 else 1.0
-                        dot = totals[0, j] * (top / unit)
+                        dot = totals[0, j] * ((tops[0, j] if tops[0, j] > 0.0 else 1.0) / unit)
                         largest = tops[0, j]
                         if halves == 2:
                             other = totals[1, j] * ((tops[1, j] if tops[1, j] > 0.0 else 1.0) / unit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,16 +18,17 @@ from hwsim.formats import Draw
 from . import cpu, reference
 from .bases import needs_reference
 from .operands import Array, Port, Scaled, flushed, port, rounded
-from .record import Mac, Rounded
+from .record import Mac, Operands, Rounded
 from .units import mac as unit
 from .words import Stream, stream
 
 BACKENDS = ("numba", "reference")
 NATIVE_DTYPES = (torch.float32, torch.float64)
 
-library = torch.library.Library("hwsim", "FRAGMENT")
-library.define(
-    "matmul(Tensor a, Tensor b, Tensor? c, Tensor? scale_a, Tensor? scale_b, str mac, int[] draw, str site, str backend) -> Tensor"
+library = torch.library.Library("hwsim", "FRAGMENT")  # type: ignore[no-untyped-call]
+library.define(  # type: ignore[no-untyped-call]
+    "matmul(Tensor a, Tensor b, Tensor? c, Tensor? scale_a, Tensor? scale_b, str mac, int[] draw, str site, str backend)"
+    " -> Tensor"
 )
 
 
@@ -65,7 +67,7 @@ def matmul(
     if mac.is_native:
         return _native(x, y, c, mac)
     numbers = [draw.seed, draw.step, draw.call, draw.rank, draw.offset]
-    return torch.ops.hwsim.matmul(x, y, c, scale_a, scale_b, canonical(mac), numbers, draw.site, backend or "")  # type: ignore[no-any-return]
+    return torch.ops.hwsim.matmul(x, y, c, scale_a, scale_b, _text(mac), numbers, draw.site, backend or "")  # type: ignore[no-any-return]
 
 
 def _parts(operand: torch.Tensor | Scaled) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -77,16 +79,19 @@ def _check_shapes(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None) -> N
         raise FormatError(f"matmul: got shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed: (..., M, K) and (..., K, N)")
     try:
         shape = result_shape(a, b)
-        fits = c is None or torch.broadcast_shapes(c.shape, shape) == shape
-    except RuntimeError as error:
+    except ValueError as error:
         raise FormatError(f"matmul: got shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed: batches that broadcast") from error
-    if not fits:
-        raise FormatError(f"matmul: got c of shape {tuple(c.shape) if c is not None else ()}; allowed: what broadcasts to {tuple(shape)}")
+    if c is not None and not _broadcasts(c.shape, shape):
+        raise FormatError(f"matmul: got c of shape {tuple(c.shape)}; allowed: what broadcasts to {tuple(shape)}")
+
+
+def _broadcasts(given: torch.Size, shape: torch.Size) -> bool:
+    return len(given) <= len(shape) and all(n in (1, m) for n, m in zip(reversed(given), reversed(shape), strict=False))
 
 
 def result_shape(a: torch.Tensor, b: torch.Tensor) -> torch.Size:
     """(..., M, N)."""
-    return torch.Size((*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]))
+    return torch.Size((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]))
 
 
 def _native(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, mac: Mac) -> torch.Tensor:
@@ -96,8 +101,25 @@ def _native(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, mac: Mac) 
 
 
 @lru_cache(maxsize=256)
+def _text(mac: Mac) -> str:
+    """The unit as the operator takes it: its canonical text, which leaves labels out, and the labels of its operand formats."""
+    ports = (mac.operands.input, mac.operands.weight) if mac.operands else ()
+    return json.dumps([json.loads(canonical(mac)), [[fmt.name for fmt in formats] for formats in ports]])
+
+
+@lru_cache(maxsize=256)
 def _unit(text: str) -> Mac:
-    return unit(json.loads(text))
+    declared, names = json.loads(text)
+    mac = unit(declared)
+    if mac.operands is None:
+        return mac
+    ports = (mac.operands.input, mac.operands.weight)
+    labelled = [tuple(map(_labelled, formats, labels)) for formats, labels in zip(ports, names, strict=True)]
+    return mac.model_copy(update={"operands": Operands(input=labelled[0], weight=labelled[1])})
+
+
+def _labelled(fmt: Any, name: str) -> Any:
+    return replace(fmt, name=name)
 
 
 def _meta(
@@ -120,10 +142,9 @@ def _cpu(
     start = None if c is None else _c(c.expand(shape), m)
     pa, pb = port(m, "input", a, scale_a), port(m, "weight", b, scale_b)
     if b.dim() == 2:
-        one = _batched(pa, a.shape[:-2], ()), pb
-        flat = _sum(one[0], pb, None if start is None else start.reshape(-1, shape[-1]), m, words, s, 0, backend)
+        flat = _sum(_folded(pa), pb, None if start is None else start.reshape(-1, shape[-1]), m, words, s, 0, backend)
         return _result(flat, shape, m)
-    parts_a, parts_b = _each(pa, a, batch), _each(pb, b, batch)
+    parts_a, parts_b = _each(pa, batch), _each(pb, batch)
     starts = None if start is None else start.reshape(-1, *shape[-2:])
     size = shape[-2] * shape[-1]
     done = [
@@ -141,14 +162,14 @@ def _c(c: torch.Tensor, mac: Mac) -> Array:
     return rounded(data.reshape(-1, data.shape[-1]), Rounded(format=mac.c_format, nan="zero")).reshape(data.shape)
 
 
-def _batched(p: Port, batch: torch.Size, rest: tuple[int, ...]) -> Port:
+def _folded(p: Port) -> Port:
     """A batch of A as one matrix: its rows one after another."""
     terms = p.values.shape[-1]
     scales = None if p.scales is None else p.scales.reshape(-1, p.scales.shape[-1])
     return Port(p.values.reshape(int(np.prod(p.values.shape[:-1])), terms), scales, p.format)
 
 
-def _each(p: Port, operand: torch.Tensor, batch: torch.Size) -> list[Port]:
+def _each(p: Port, batch: torch.Size) -> list[Port]:
     """The matrices of a broadcast batch."""
     values = np.broadcast_to(p.values, (*batch, *p.values.shape[-2:])).reshape(-1, *p.values.shape[-2:])
     if p.scales is None:
@@ -187,10 +208,12 @@ def _result(data: Array, shape: torch.Size, mac: Mac) -> torch.Tensor:
     places = [mac.accumulator, mac.outermost, *([] if mac.product == "exact" else [mac.product])]
     refuses = next((place.format for place in places if not place.format.has_nan and place.nan == "error"), None)
     if refuses is not None and np.isnan(data).any():
-        raise FormatError(f"matmul: NaN given to {refuses}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes")
+        raise FormatError(
+            f"matmul: NaN given to {refuses}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes"
+        )
     data = np.where(np.isnan(data), np.nan, data)
     return torch.from_numpy(data.reshape(shape)).to(mac.outermost.format.carrier)
 
 
-library.impl("matmul", _cpu, "CPU")
-library.impl("matmul", _meta, "Meta")
+library.impl("matmul", _cpu, "CPU")  # type: ignore[no-untyped-call]
+library.impl("matmul", _meta, "Meta")  # type: ignore[no-untyped-call]

@@ -97,7 +97,8 @@ def _format(mac: Mac, name: str, values: torch.Tensor, data: Array) -> Format | 
     index = max(foreign)
     where = ", ".join(map(str, np.unravel_index(index, values.shape)))
     names = " or ".join(map(str, allowed))
-    raise FormatError(f"{name} operand of {mac.name or 'the unit'}: element [{where}] is {float(data.flat[index])!r}; allowed: values of {names}")
+    given = f"element [{where}] is {float(data.flat[index])!r}"
+    raise FormatError(f"{name} operand of {mac.name or 'the unit'}: {given}; allowed: values of {names}")
 
 
 def first_foreign(data: Array, fmt: Format) -> int | None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from hwsim.config.record import Record
-from hwsim.errors import FormatError, not_allowed
+from hwsim.errors import FormatError
 from hwsim.fields import FormatField, RoundingField
 from hwsim.formats import Fixed, Float, Format, Integer, Rounding
 from hwsim.formats.base import round_log2
 from hwsim.formats.reference import check_projection
 from hwsim.formats.rounding import NanRule, Overflow, Projection
 
-Count = Annotated[int, Field(ge=1)]
-WORD_ORDERS = ("native", "sequential", "fma", "pairwise")
-EXACT_SUM_BITS = 52
+from .orders import Alignment, Chunked, Count, Fused, OrderField
 
 
 class Rounded(Record):
@@ -40,7 +37,8 @@ class Rounded(Record):
         check_projection(self.format, self.projection)
         if not isinstance(self.format, Float | Fixed | Integer) or not self.format.signed or self.format.grid.mantissa_bits < 1:
             raise FormatError(
-                f"format: got {self.format}; allowed: a signed float with at least one mantissa bit, fixed point or integer", "format"
+                f"format: got {self.format}; allowed: a signed float with at least one mantissa bit, fixed point or integer",
+                "format",
             )
         return self
 
@@ -65,101 +63,11 @@ class Promote(Rounded):
         return given
 
 
-class LateSum(Record):
-    """The running sum joins after the products have been summed, as on AMD CDNA3.
-
-    With e the larger of the two exponents, the dot product is rounded down to 2^(e - dot_bits), the running sum to
-    2^(e - sum_bits) (and dropped where its exponent is below e - drop_below), and their total, normalised, to `total_bits`
-    fraction bits, before the accumulator's own rounding.
-    """
-
-    dot_bits: Count
-    sum_bits: Count
-    total_bits: Count
-    drop_below: Count | None = None
-
-
-class Alignment(Record):
-    """A fused group of products: aligned to the largest exponent, cut, summed exactly, rounded once.
-
-    Products are not normalised: the exponent of a product is the sum of its operands' exponents (those of their formats, so that
-    subnormals have the smallest), its significand the product of theirs. With e the largest exponent, each term is cut at
-    2^(e - fraction_bits). The running sum is one more term, with an exponent of C's format, unless it joins late.
-
-    Args:
-        terms: L, how many products a group has; all of them when absent.
-        fraction_bits: F, or `exact`: no alignment, the exact sum.
-        alignment: `truncate` toward zero, `floor` toward minus infinity, `nearest` with ties to even, `sticky`: truncate, with one
-            more bit that is set where anything was cut.
-        e_zero: the exponent that a zero term takes part with; without it zeros have none.
-        grouping: `consecutive`; `even_odd`: even and odd terms of a group are aligned and summed apart, then joined with floor at
-            fraction_bits; `alternate_pairs`: in each 2 L terms, those with k mod 4 in {0, 1} are the first group.
-        exact_terms: G, how many products are summed exactly before they are scaled and aligned as one term.
-        product_limit: the exponent from which on a product is an infinity.
-        late: how the running sum joins late.
-        negative_zero: whether a zero result keeps the sign of its sum; +0 otherwise.
-    """
-
-    terms: Count | None = None
-    fraction_bits: Annotated[int, Field(ge=1)] | Literal["exact"]
-    alignment: Literal["truncate", "floor", "nearest", "sticky"] = "truncate"
-    e_zero: Annotated[int, Field(ge=-600, le=600)] | None = None
-    grouping: Literal["consecutive", "even_odd", "alternate_pairs"] = "consecutive"
-    exact_terms: Count = 1
-    product_limit: int | None = None
-    late: LateSum | None = None
-    negative_zero: bool = False
-
-    @model_validator(mode="after")
-    def _possible(self) -> Alignment:
-        if self.fraction_bits == "exact":
-            if self.e_zero is not None or self.late is not None or self.grouping == "even_odd" or self.exact_terms > 1:
-                raise ValueError("fraction_bits: got 'exact'; allowed: a number of bits where e_zero, late, even_odd or exact_terms are given")
-            return self
-        if self.terms is None:
-            raise ValueError("terms: missing; allowed: a number of terms from 1 on (all of them only with `fraction_bits: exact`)")
-        limit = EXACT_SUM_BITS - 3 - self.terms.bit_length()
-        if self.fraction_bits > limit:
-            raise ValueError(f"fraction_bits: got {self.fraction_bits}; allowed: 1 to {limit} for {self.terms} terms, or exact")
-        if self.grouping == "even_odd" and self.late is None:
-            raise ValueError("grouping: got 'even_odd'; allowed only where `late` says how the running sum joins")
-        if self.exact_terms > 1 and (self.terms % self.exact_terms or self.late is not None):
-            raise ValueError(f"exact_terms: got {self.exact_terms}; allowed: a divisor of the {self.terms} terms, without `late`")
-        return self
-
-
-class Fused(Record):
-    """Groups of products, each aligned and summed with the running sum and rounded once; chained over K."""
-
-    fused: Alignment
-
-
-class Chunked(Record):
-    """Each `chunked` terms are summed from +0 in an inner accumulator (or by a tree), then added to the outer one."""
-
-    chunked: Count
-    inner: Literal["sequential", "pairwise"] = "sequential"
-
-
-Order = Literal["native", "sequential", "fma", "pairwise"] | Chunked | Fused
-
-
-def _order(given: Any) -> Any:
-    if not isinstance(given, str) or given in WORD_ORDERS:
-        return given
-    if call := re.fullmatch(r"chunked\((\d+)\)", given):
-        return {"chunked": int(call[1])}
-    if call := re.fullmatch(r"fused\((\d+), ?(\d+|exact)(?:, ?(\w+))?\)", given):
-        bits: int | str = call[2] if call[2] == "exact" else int(call[2])
-        return {"fused": {"terms": int(call[1]), "fraction_bits": bits, "alignment": call[3] or "truncate"}}
-    raise ValueError(not_allowed("order", given, (*WORD_ORDERS, "chunked(n)", "fused(terms, fraction_bits)")))
-
-
 class CInput(Record):
     """Where C enters, and what it is rounded to (nearest even) on its way in.
 
-    `first`: the accumulator, or the outermost sum, starts at C; in a tree C is the leftmost leaf. `group`: the same, said of fused
-    groups, of which the running sum is a term. `last`: C is added to the finished sum, with one more rounding.
+    `first`: the accumulator, or the outermost sum, starts at C; in a tree C is the leftmost leaf. `group`: the same, said of
+    fused groups, of which the running sum is a term. `last`: C is added to the finished sum, with one more rounding.
     The format is that of the sum C joins, unless said.
     """
 
@@ -218,7 +126,7 @@ class Mac(Record):
     Args:
         product: `exact`, or what every product is rounded to.
         accumulator: what every sum is rounded to; fp32 for `native`.
-        order: `sequential` (of exact products the same as `fma`), `pairwise` (neighbours level by level, an odd element moves up),
+        order: `sequential` (of exact products the same as `fma`), `pairwise` (neighbours level by level, an odd one moves up),
             `chunked(n)`, `{fused: ...}`, or `native`: torch's own matmul, whose order is not defined.
         c: where C enters.
         promote: the outer sum of partial sums.
@@ -236,7 +144,7 @@ class Mac(Record):
     name: str = ""
     product: Literal["exact"] | Rounded = "exact"
     accumulator: Rounded = Rounded(format=Float(8, 23, name="fp32"))
-    order: Annotated[Order, BeforeValidator(_order)]
+    order: OrderField
     c: Annotated[CInput, BeforeValidator(lambda given: {"enters": given} if isinstance(given, str) else given)] = CInput()
     promote: Promote | None = None
     split_k: Count = 1
@@ -250,7 +158,9 @@ class Mac(Record):
     @classmethod
     def _native_needs_no_accumulator(cls, given: Any) -> Any:
         if isinstance(given, dict) and "accumulator" not in given and given.get("order") != "native":
-            raise ValueError("accumulator: missing; allowed: {format: ..., rounding: ..., overflow: ...} (only `order: native` has none)")
+            raise ValueError(
+                "accumulator: missing; allowed: {format: ..., rounding: ..., overflow: ...} (only `order: native` has none)"
+            )
         return given
 
     @model_validator(mode="after")
@@ -298,13 +208,17 @@ class Mac(Record):
     def _check_native(self) -> None:
         extra = self.promote is not None or self.split_k > 1 or self.scales is not None or self.product != "exact"
         if self.is_native and (extra or self.flush_results or self.flush_inputs != "none" or self.c != CInput()):
-            raise ValueError("order: got 'native', which promises no rounding or order; allowed: sequential, fma, pairwise, chunked, fused")
+            raise ValueError(
+                "order: got 'native', which promises no rounding or order; allowed: sequential, fma, pairwise, chunked, fused"
+            )
 
     def _check_product(self) -> None:
         if self.product != "exact" and not self.product.format.has_nan and self.product.nan == "error" != self.accumulator.nan:
             raise ValueError(f"product: {self.product.format} has no NaN; allowed: `nan: max` or `nan: zero` there too")
         if self.product != "exact" and (self.order == "fma" or self.fused):
-            raise ValueError(f"product: rounded to {self.product.format}; allowed: exact, where the sum and the product are fused")
+            raise ValueError(
+                f"product: rounded to {self.product.format}; allowed: exact, where the sum and the product are fused"
+            )
 
     def _check_promotion(self) -> None:
         if self.promote and not _holds(self.promote.format, self.accumulator.format):
@@ -323,7 +237,9 @@ class Mac(Record):
             raise ValueError(f"accumulator: got {self.accumulator.format}; allowed: a float, where the order is fused")
         exact_terms = self.fused.exact_terms if self.fused else 1
         if self.scales and self.scales.applied == "group" and (not self.fused or self.scales.block % exact_terms):
-            raise ValueError("scales: got `applied: group`; allowed only where the order is fused and exact_terms divides the block")
+            raise ValueError(
+                "scales: got `applied: group`; allowed only where the order is fused and exact_terms divides the block"
+            )
         if self.tree and self.c.enters == "first" and self.c.format and not _holds(self.accumulator.format, self.c.format):
             raise ValueError(f"c: {self.c.format} is wider than the accumulator; allowed in fused orders")
 
@@ -335,7 +251,9 @@ class Mac(Record):
             for b in self.operands.weight:
                 corners = [x * y for x in (a.min, a.max) for y in (b.min, b.max)]
                 if not limit.min <= min(corners) <= max(corners) <= limit.max:
-                    raise FormatError(f"accumulator: {limit} does not hold the product of {a} and {b}; allowed: a wider one", "accumulator")
+                    raise FormatError(
+                        f"accumulator: {limit} does not hold the product of {a} and {b}; allowed: a wider one", "accumulator"
+                    )
 
 
 def _holds(wide: Format, narrow: Format) -> bool:

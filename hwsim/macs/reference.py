@@ -12,8 +12,9 @@ from hwsim.formats import Draw, Rounding
 from hwsim.formats.philox import word
 from hwsim.formats.reference import project, round_magnitude
 
-from .order import groups, runs
-from .record import Alignment, Level, Mac, Rounded
+from .grouping import groups, runs
+from .orders import Alignment
+from .record import Level, Mac, Rounded
 
 Real = Fraction | float
 """An exact real; a float only for NaN, the infinities and -0."""
@@ -67,6 +68,7 @@ def sign(x: Real) -> int:
 
 
 def finite(x: Real) -> bool:
+    """Whether it is neither NaN nor an infinity."""
     return isinstance(x, Fraction) or x == 0
 
 
@@ -98,7 +100,8 @@ def settle(x: Real, place: Rounded, flush: bool = False, random: int = 0) -> Rea
     """The value that an exact real becomes at a place of the unit."""
     fmt, projection = place.format, place.projection
     if place.overflow == "always_infinity" and isinstance(x, Fraction):
-        if round_magnitude(abs(x), x < 0, fmt.grid, place.rounding, random) > Fraction(fmt.max):
+        beyond = round_magnitude(abs(x), x < 0, fmt.grid, place.rounding, random) > Fraction(fmt.max)
+        if beyond:
             return sign(x) * inf
     if flush:
         projection = type(projection)(projection.rounding, projection.overflow, projection.nan, flush_outputs=True)
@@ -229,13 +232,17 @@ class _Sums:
         for k in ks:
             value = plus(value, self.product(k), Rounding())
         zero = all(t.a[k] == 0 or t.b[k] == 0 for k in ks)
-        e = exponent(Fraction(scale_a), _smallest(self.mac)) + exponent(Fraction(scale_b), _smallest(self.mac)) if finite(scale_a) and finite(scale_b) else 0
+        e = (
+            exponent(Fraction(scale_a), _smallest(self.mac)) + exponent(Fraction(scale_b), _smallest(self.mac))
+            if finite(scale_a) and finite(scale_b)
+            else 0
+        )
         if how.exact_terms > 1:
             value = times(value, times(scale_a, scale_b))
             zero = zero or scale_a == 0 or scale_b == 0
         elif finite(value):
             e += exponent(Fraction(t.a[ks[0]]), t.exponent_a) + exponent(Fraction(t.b[ks[0]]), t.exponent_b)
-        if how.product_limit is not None and abs(value) >= Fraction(2) ** how.product_limit:
+        if how.product_limit is not None and abs(float(value)) >= 2.0**how.product_limit:
             value = sign(value) * inf
         return value, how.e_zero if zero else e
 

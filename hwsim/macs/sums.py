@@ -44,7 +44,9 @@ def sequential(shape: Shape) -> Kernel:
     mode, product_mode, plain, product_plain, exact = shape
 
     @njit(cache=True, nogil=True)
-    def kernel(a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int, at: Any, at_product: Any, first: int, width: int, s: Any) -> None:
+    def kernel(
+        a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int, at: Any, at_product: Any, first: int, width: int, s: Any
+    ) -> None:
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode
         product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
@@ -60,7 +62,11 @@ def sequential(shape: Shape) -> Kernel:
                             p = x * line[j]
                             if product_mode != EXACT:
                                 word = word_at(s, 1, first + i * width + jb + j, k) if product_rule >= STOCHASTIC_A else 0
-                                p = round_plain(p, at_product, product_rule, word) if product_plain else round_lane(p, at_product, product_rule, word)
+                                p = (
+                                    round_plain(p, at_product, product_rule, word)
+                                    if product_plain
+                                    else round_lane(p, at_product, product_rule, word)
+                                )
                             t = row[j] + p if exact else add_to_odd(row[j], p, rule == DOWN)
                             row[j] = round_plain(t, at, rule, 0) if plain else round_lane(t, at, rule, 0)
 
@@ -73,7 +79,9 @@ def stochastic(shape: Shape) -> Kernel:
     mode, product_mode, plain, product_plain, exact = shape
 
     @njit(cache=True, nogil=True)
-    def kernel(a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int, at: Any, at_product: Any, first: int, width: int, s: Any) -> None:
+    def kernel(
+        a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int, at: Any, at_product: Any, first: int, width: int, s: Any
+    ) -> None:
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode
         product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
@@ -96,7 +104,11 @@ def stochastic(shape: Shape) -> Kernel:
                             p = x * line[j]
                             if product_mode != EXACT:
                                 word = word_at(s, 1, first + i * width + jb + j, k) if product_rule >= STOCHASTIC_A else 0
-                                p = round_plain(p, at_product, product_rule, word) if product_plain else round_lane(p, at_product, product_rule, word)
+                                p = (
+                                    round_plain(p, at_product, product_rule, word)
+                                    if product_plain
+                                    else round_lane(p, at_product, product_rule, word)
+                                )
                             t = row[j] + p if exact else add_to_odd(row[j], p, False)
                             row[j] = round_plain(t, at, rule, random[j]) if plain else round_lane(t, at, rule, random[j])
 
@@ -123,11 +135,23 @@ def double(fused: bool) -> Kernel:
 
 @cache
 def tree(mode: int, product_mode: int) -> Kernel:
-    """acc = the tree over the products, with acc as the leftmost leaf where `with_c`; equal subtrees merge as soon as they stand."""
+    """acc = the tree over the products, acc itself being the leftmost leaf where `with_c`; equal subtrees merge at once."""
 
     @njit(cache=True, nogil=True)
     def kernel(
-        a: Any, b: Any, acc: Any, i0: int, j0: int, k0: int, k1: int, at: Any, at_product: Any, first: int, width: int, s: Any, with_c: bool
+        a: Any,
+        b: Any,
+        acc: Any,
+        i0: int,
+        j0: int,
+        k0: int,
+        k1: int,
+        at: Any,
+        at_product: Any,
+        first: int,
+        width: int,
+        s: Any,
+        with_c: bool,
     ) -> None:
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -12,9 +13,10 @@ import torch
 T = TypeVar("T")
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="hwsim-macs")
+@lru_cache(maxsize=4)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """The threads of this process: a forked one has none of its parent's, and makes its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"hwsim-macs-{process}")
 
 
 def spread(work: Callable[[T], None], jobs: Iterable[T]) -> None:
@@ -24,5 +26,5 @@ def spread(work: Callable[[T], None], jobs: Iterable[T]) -> None:
         for job in jobs:
             work(job)
         return
-    for done in [_pool(threads).submit(work, job) for job in jobs]:
+    for done in [_pool(os.getpid(), threads).submit(work, job) for job in jobs]:
         done.result()

@@ -1,8 +1,8 @@
-"""The Philox words of a unit's additions, inside numba loops (see formats/philox.py for the layout, reference.dot for the indices)."""
+"""The Philox words of a unit's additions, inside numba loops: layout as in formats/philox.py, indices as in reference.dot."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +49,7 @@ def _rounds(b: np.uint64, s: Stream) -> tuple[np.uint64, np.uint64, np.uint64, n
 
 
 @njit(nogil=True, cache=True)
-def word_at(s: Stream, level: int, output: int, k: int) -> int:
+def word_at(s: Stream, level: int, output: int, k: int) -> Any:
     """The word of one addition."""
     index = s.offset + (level * s.outputs + output) * s.terms + k
     c0, c1, c2, c3 = _rounds(np.uint64(16 * (index // 64) + index % 16), s)
@@ -58,7 +58,9 @@ def word_at(s: Stream, level: int, output: int, k: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def fill_words(s: Stream, level: int, output: int, k0: int, out: npt.NDArray[np.int64], column: int, block: npt.NDArray[np.int64]) -> None:
+def fill_words(
+    s: Stream, level: int, output: int, k0: int, out: npt.NDArray[np.int64], column: int, block: npt.NDArray[np.int64]
+) -> None:
     """The words of one result's additions k0, k0 + 1, ... into a column of `out`; `block` is room for 64 words."""
     start = s.offset + (level * s.outputs + output) * s.terms + k0
     count, done = out.shape[0], 0

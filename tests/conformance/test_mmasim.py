@@ -43,12 +43,20 @@ FORMATS = {
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 AMD = {
-    (1, "fp16"): "f32_32x32x8f16", (1, "bf16"): "f32_32x32x4bf16", (1, "fp32"): "f32_32x32x2f32",
-    (2, "fp16"): "f32_32x32x8f16", (2, "bf16"): "f32_32x32x4bf16", (2, "bf16_1k"): "f32_32x32x8bf16_1k", (2, "fp32"): "f32_32x32x2f32",
+    (1, "fp16"): "f32_32x32x8f16",
+    (1, "bf16"): "f32_32x32x4bf16",
+    (1, "fp32"): "f32_32x32x2f32",
+    (2, "fp16"): "f32_32x32x8f16",
+    (2, "bf16"): "f32_32x32x4bf16",
+    (2, "bf16_1k"): "f32_32x32x8bf16_1k",
+    (2, "fp32"): "f32_32x32x2f32",
     (2, "fp64"): "f64_16x16x4f64",
-    (3, "fp16"): "f32_32x32x8_f16", (3, "bf16"): "f32_32x32x8_bf16", (3, "tf32"): "f32_16x16x8_xf32", (3, "fp32"): "f32_32x32x2_f32",
+    (3, "fp16"): "f32_32x32x8_f16",
+    (3, "bf16"): "f32_32x32x8_bf16",
+    (3, "tf32"): "f32_16x16x8_xf32",
+    (3, "fp32"): "f32_32x32x2_f32",
     (3, "fp64"): "f64_16x16x4_f64",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -91,10 +99,12 @@ def cases() -> list[Case]:
         for b in FP8:
             groups = (1, 16, 20, 32, 64, 75)
             for d, c, suffix in (("f32", "fp32", ""), ("f16", "fp16", "_to_fp16")):
-                found.append(Case(f"nvidia_ada_fp8{suffix}", MMA, "Ada Lovelace", f"m16n8k32.{d}.{a}.{b}.{d}", a, b, c, groups))
-                found.append(Case(f"nvidia_hopper_fp8{suffix}", WGMMA, "Hopper", f"m64n8k32.{d}.{a}.{b}", a, b, c, groups))
                 kind = f"m64n8k32.kind::f8f6f4.{d}.{a}.{b}"
-                found.append(Case(f"nvidia_blackwell_fp8{suffix}", TCGen05MMA, "Blackwell", kind, a, b, c, groups))
+                found += [
+                    Case(f"nvidia_ada_fp8{suffix}", MMA, "Ada Lovelace", f"m16n8k32.{d}.{a}.{b}.{d}", a, b, c, groups),
+                    Case(f"nvidia_hopper_fp8{suffix}", WGMMA, "Hopper", f"m64n8k32.{d}.{a}.{b}", a, b, c, groups),
+                    Case(f"nvidia_blackwell_fp8{suffix}", TCGen05MMA, "Blackwell", kind, a, b, c, groups),
+                ]
     for generation, kind in AMD:
         t = kind.removesuffix("_1k")
         groups = (4, 8, 16, 32) if generation == 2 else (1, 2, 4, 5, 8, 16, 19)
@@ -188,7 +198,11 @@ def test_mxf8f6f4_on_blackwell_equals_mmasim(a: str, b: str) -> None:
     for blocks in (1, 1, 1, 2, 3):
         sides = []
         for kind in (a, b):
-            codes, values = narrow(kind, (500, 32 * blocks), rng) if kind not in FP8 else (patterns(kind, (500, 32 * blocks), rng, False),) * 2
+            codes, values = (
+                narrow(kind, (500, 32 * blocks), rng)
+                if kind not in FP8
+                else (patterns(kind, (500, 32 * blocks), rng, False),) * 2
+            )
             sides.append((codes, values.float(), scales("ue8m0", (500, blocks), rng)))
         (x, vx, sx), (y, vy, sy) = sides
         c = patterns("fp32", (500,), rng, near=blocks > 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .record import Alignment, Level
+from .orders import Alignment
+from .record import Level
 
 
 def runs(ks: range, every: int) -> Iterator[range]:

@@ -1,0 +1,164 @@
+"""The compiled kernels equal the scalar reference: every order, rounding, overflow rule and option, special values included."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from hwsim.fields import format_record
+from hwsim.formats import Draw, FormatError
+from hwsim.macs import mac, matmul
+
+ORDERS: tuple[Any, ...] = (
+    "sequential", "pairwise", "chunked(3)", {"chunked": 4, "inner": "pairwise"}, "fused(4, 13)", "fused(4, 13, floor)",
+    "fused(4, 10, nearest)", "fused(4, 5, sticky)", "fused(3, exact)",
+)  # fmt: skip
+FORMATS: tuple[Any, ...] = (
+    "fp32", "fp16", "bf16", "fp8_e5m2", "fp8_e4m3fn", "fp12_e6m5", "fp64", {"kind": "fixed", "bits": 12, "fraction_bits": 4},
+)  # fmt: skip
+ROUNDINGS: tuple[Any, ...] = (
+    "nearest_even", "nearest_away", "nearest_zero", "toward_zero", "toward_positive", "toward_negative", "to_odd",
+    "stochastic(8)", {"mode": "stochastic", "random_bits": 5, "variant": "B"},
+    {"mode": "stochastic", "random_bits": 5, "variant": "C"},
+)  # fmt: skip
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {}, {"promote": {"every": 5, "into": "fp64"}}, {"c": "last", "split_k": 2}, {"flush_results": True, "flush_inputs": "signed"},
+)  # fmt: skip
+SPECIAL = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0, 1e-40, -1e-42, 3e38, -3e38, 65504.0])
+
+
+def bits(x: torch.Tensor) -> torch.Tensor:
+    return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)
+
+
+def operands(seed: int, shape: tuple[int, ...] = (2, 7)) -> torch.Tensor:
+    """float32 over many binades, a tenth of it special values; every other seed values of FP8."""
+    rng = torch.Generator().manual_seed(seed)
+    if seed % 2:
+        values = format_record("fp8_e4m3fn").values()
+        return values[torch.randint(len(values), shape, generator=rng)]
+    x = torch.randn(shape, generator=rng) * (20 * torch.randn(shape, generator=rng)).exp2()
+    return torch.where(torch.rand(shape, generator=rng) < 0.1, SPECIAL[torch.randint(len(SPECIAL), shape, generator=rng)], x)
+
+
+def possible(order: Any, fmt: Any, options: dict[str, Any]) -> bool:
+    return not (isinstance(fmt, dict) and (str(order).startswith("fused") or options.get("flush_results")))
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_kernels_equal_the_reference(order: Any, fmt: Any) -> None:
+    for seed, (rounding, options) in enumerate(itertools.product(ROUNDINGS, OPTIONS)):
+        if not possible(order, fmt, options):
+            continue
+        unit = mac({"order": order, "accumulator": {"format": fmt, "rounding": rounding, "nan": "zero"}, **options})
+        a, b, c = operands(seed), operands(seed + 100, (7, 2)), operands(seed + 200, (2, 2)) if seed % 3 else None
+        draw = Draw(seed, "layer", seed)
+        assert torch.equal(bits(matmul(a, b, unit, c, draw)), bits(matmul(a, b, unit, c, draw, backend="reference"))), unit
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
+@pytest.mark.parametrize("order", ["sequential", "pairwise"])
+@pytest.mark.parametrize("fmt", ["fp32", "bf16", "fp8_e5m2", "fp64"])
+def test_rounded_products_equal_the_reference(order: str, fmt: str, rounding: Any) -> None:
+    place = {"format": fmt, "rounding": rounding}
+    unit = mac({"order": order, "product": place, "accumulator": place})
+    for seed in (1, 2):
+        a, b, c = operands(seed), operands(seed + 10, (7, 2)), operands(seed + 20, (2, 2))
+        assert torch.equal(bits(matmul(a, b, unit, c)), bits(matmul(a, b, unit, c, backend="reference")))
+
+
+@pytest.mark.parametrize("overflow", ["saturate", "propagate", "infinity", "always_infinity", "nan"])
+@pytest.mark.parametrize("rounding", ["nearest_even", "toward_zero", "toward_positive"])
+def test_overflow_rules_equal_the_reference(overflow: str, rounding: str) -> None:
+    unit = mac({"order": "sequential", "accumulator": {"format": "fp16", "rounding": rounding, "overflow": overflow}})
+    a, b = operands(4, (12, 5)), operands(6, (5, 8))
+    assert torch.equal(bits(matmul(a, b, unit)), bits(matmul(a, b, unit, backend="reference")))
+
+
+@pytest.mark.parametrize(
+    "unit", ["amd_cdna2_fp16", "amd_cdna3_fp16", "amd_cdna3_fp8", "nvidia_hopper_mma_sync_fp8", "deepseek_fp8"]
+)
+def test_shipped_units_equal_the_reference(unit: str) -> None:
+    fmt = (mac(unit).operands or pytest.fail("no operands")).input[0]
+    rng = torch.Generator().manual_seed(1)
+    codes = [torch.randint(0, 1 << fmt.bits, shape, generator=rng) for shape in ((3, 45), (45, 2))]
+    a, b = (fmt.decode(code) for code in codes)
+    a, b = torch.where(a.isfinite(), a, 0), torch.where(b.isfinite(), b, 0)
+    c = torch.randn(3, 2, generator=rng)
+    assert torch.equal(bits(matmul(a, b, unit, c)), bits(matmul(a, b, unit, c, backend="reference")))
+
+
+def test_result_does_not_depend_on_threads_or_how_a_batch_is_split() -> None:
+    unit = mac({"order": "sequential", "accumulator": {"format": "fp12_e6m5", "rounding": "stochastic(9)"}})
+    a, b = operands(1, (4, 40, 70)), operands(3, (4, 70, 600))
+    whole = matmul(a, b, unit)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert torch.equal(matmul(a, b, unit), whole)
+    finally:
+        torch.set_num_threads(threads)
+    later = matmul(a[2:], b[2:], unit, draw=Draw(offset=0))
+    assert not torch.equal(later, whole[2:])
+    folded = matmul(a, b[:1].expand(4, 70, 600), unit)
+    assert torch.equal(matmul(a, b[0], unit), folded)
+
+
+def test_stochastic_sums_are_unbiased() -> None:
+    unit = mac({"order": "sequential", "accumulator": {"format": "fp8_e5m2", "rounding": "stochastic"}})
+    mean = matmul(torch.tensor([[1.0, 0.0625]]).expand(4000, 2), torch.ones(2, 1), unit).mean()
+    assert abs(mean - 1.0625) < 4 * 0.25 * (0.25 * 0.75 / 4000) ** 0.5
+
+
+def test_nothing_to_sum_gives_c() -> None:
+    unit = mac({"order": "pairwise", "accumulator": {"format": "fp16"}})
+    c = torch.tensor([[1.0, -0.0]])
+    assert torch.equal(bits(matmul(torch.empty(1, 0), torch.empty(0, 2), unit, c)), bits(c))
+    assert torch.equal(matmul(torch.empty(1, 0), torch.empty(0, 2), unit), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c", "text"),
+    [
+        ((2, 3), (4, 2), None, "got shapes (2, 3) and (4, 2)"),
+        ((3,), (3, 2), None, "allowed: (..., M, K) and (..., K, N)"),
+        ((2, 2, 3), (5, 3, 2), None, "batches that broadcast"),
+        ((2, 3), (3, 2), (3, 3), "got c of shape (3, 3)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(a: Any, b: Any, c: Any, text: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        matmul(torch.ones(a), torch.ones(b), "fp32_sequential", None if c is None else torch.ones(c))
+    assert text in str(caught.value)
+
+
+def test_a_foreign_operand_is_named() -> None:
+    a = torch.ones(2, 4)
+    a[1, 2] = 0.3
+    with pytest.raises(FormatError, match=r"input operand of fp16_accumulate: element \[1, 2\] is 0.3.*allowed: values of fp16"):
+        matmul(a, torch.ones(4, 1), "fp16_accumulate")
+
+
+def test_nan_in_a_unit_without_nan_is_refused_unless_declared() -> None:
+    given = {"order": "sequential", "accumulator": {"format": "int16"}}
+    a = torch.tensor([[1.0, torch.nan]])
+    with pytest.raises(FormatError, match="NaN given to int16"):
+        matmul(a, torch.ones(2, 1), mac(given))
+    declared = {"order": "sequential", "accumulator": {"format": "int16", "nan": "max"}}
+    assert matmul(a, torch.ones(2, 1), mac(declared)).item() == 32767
+
+
+def test_native_is_torch_matmul() -> None:
+    a, b, c = torch.randn(5, 6), torch.randn(6, 7), torch.randn(5, 7)
+    assert torch.equal(matmul(a, b, "native", c), a @ b + c)
+
+
+def test_the_operator_has_a_shape_function() -> None:
+    a = torch.empty(5, 2, 3, device="meta")
+    found = matmul(a, torch.empty(3, 4, device="meta"), "fp32_sequential")
+    assert found.shape == (5, 2, 4)
+    assert found.dtype == torch.float32
