@@ -11,7 +11,7 @@ from hwsim.datapaths import Datapath, datapath
 from hwsim.emulator import Machine, emulate
 from hwsim.errors import ConfigError, FormatError, HwsimError, StudyError
 from hwsim.fields import format_record
-from hwsim.formats import Draw, Fixed, Float, Format, Integer, Rounding
+from hwsim.formats import Block, Draw, Fixed, Float, Format, Integer, Rounding
 from hwsim.formats.backends import backends
 from hwsim.macs import Mac, mac, matmul
 
@@ -31,6 +31,7 @@ def format(given: Format | str | dict[str, Any]) -> Format:
 
 
 __all__ = [
+    "Block",
     "Cast",
     "ConfigError",
     "Datapath",

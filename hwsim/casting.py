@@ -12,8 +12,9 @@ from torch import Tensor
 from hwsim.casts import Cast, Channel, Group, Scaling
 from hwsim.config import Document, explain
 from hwsim.errors import ConfigError
-from hwsim.formats import Draw, Format, Rounding
+from hwsim.formats import Block, Draw, Format, Projection, Rounding
 from hwsim.formats.base import round_log2
+from hwsim.formats.blocks import quantize_blocks
 from hwsim.formats.operators import quantize_tensor
 from hwsim.formats.rounding import NanRule, Overflow
 from hwsim.formats.scaled import PER_TENSOR, ScaleLayout
@@ -30,6 +31,8 @@ class Quantized:
         scale: float tensor in the layout's shape, or None where nothing is scaled.
         layout: which scale an element takes.
         scale_format: the format that the scales are values of, or None.
+        tensor_scale: the float32 scale of the whole tensor beside the blocks' (`two_level`), or None.
+        block: the block format; where it has a 2-D tile, this and not `layout` says how the scales lie.
     """
 
     format: Format
@@ -39,6 +42,7 @@ class Quantized:
     layout: ScaleLayout = PER_TENSOR
     scale_format: Format | None = None
     tensor_scale: Tensor | None = None
+    block: Block | None = None
 
     @property
     def codes(self) -> Tensor:
@@ -60,8 +64,10 @@ def apply(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1) -> Tensor:
         cast: the converter.
         x: any floating tensor.
         draw: the random words of a stochastic rounding.
-        axis: the axis that groups run along, in GEMM operands the contracted one.
+        axis: the axis that groups and blocks run along, in GEMM operands the contracted one.
     """
+    if isinstance(cast.format, Block):
+        return quantize_blocks(x, cast.format, cast.projection, axis, draw).values
     if not cast.scaled:
         return quantize_tensor(x, cast.format, cast.projection, draw=draw)
     scale, layout = scale_of(x, _scaling(cast), cast.format, axis)
@@ -70,6 +76,8 @@ def apply(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1) -> Tensor:
 
 def parts(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1, backend: str | None = None) -> Quantized:
     """The same conversion with everything that the hardware keeps: elements, scales, codes."""
+    if isinstance(cast.format, Block):
+        return _block_parts(cast.format, cast.projection, x, draw, axis, backend)
     if not cast.scaled:
         values = quantize_tensor(x, cast.format, cast.projection, draw=draw, backend=backend)
         return Quantized(cast.format, values, values)
@@ -80,12 +88,25 @@ def parts(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1, backend: s
     return Quantized(cast.format, values, elements, scale, layout, scaling.format)
 
 
+def _block_parts(fmt: Block, projection: Projection, x: Tensor, draw: Draw, axis: int, backend: str | None) -> Quantized:
+    values, scale, tensor_scale = quantize_blocks(x, fmt, projection, axis, draw, backend)
+    elements = quantize_blocks(x, fmt, projection, axis, draw, backend, rescale=False).values
+    layout = PER_TENSOR if fmt.size is None else ScaleLayout(axis, fmt.size)
+    tensor = tensor_scale if fmt.tensor_scale is not None else None
+    return Quantized(fmt.element, values, elements, scale, layout, fmt.scale, tensor, fmt)
+
+
 def elements(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1) -> tuple[Tensor, Tensor | None]:
     """What a multiplier's port is given: values of the format itself, and the scale to apply afterwards, broadcastable to x.
 
     Raises:
         ConfigError: the scale varies along `axis`, the contracted one, so that it cannot be applied after the sum.
     """
+    if isinstance(cast.format, Block):
+        raise ConfigError(
+            f"format: got {cast.format}, whose scales vary along the axis that the unit sums over; "
+            "allowed with an emulated unit: formats with one scale a tensor, or one a channel of the other axis"
+        )
     if not cast.scaled:
         return quantize_tensor(x, cast.format, cast.projection, draw=draw), None
     scaling = _scaling(cast)
@@ -195,7 +216,8 @@ def quantize(
         x: float16, bfloat16, float32 or float64, any shape.
         fmt: a format, its name, or a mapping as in YAML.
         rounding, overflow, nan: see Rounding and Projection.
-        scaling: see Scaling; groups run along `axis`.
+        scaling: see Scaling.
+        axis: the axis that groups, and the blocks of a block format, run along.
         seed, site, step, call, rank, offset: the key of a stochastic rounding (see Draw).
         return_parts: a Quantized (values, codes, scale codes) instead of the values.
         backend: one of `hwsim.backends()`; by default numba on CPU and torch elsewhere.

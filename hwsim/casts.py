@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from hwsim.config.record import Record
 from hwsim.fields import FormatField, RoundingField, format_record
-from hwsim.formats import Format, Projection, Rounding
+from hwsim.formats import Block, Format, Projection, Rounding
+from hwsim.formats.block import element_format
 from hwsim.formats.reference import check_projection
 from hwsim.formats.rounding import NanRule, Overflow
 
@@ -82,7 +83,9 @@ class Cast(Record):
 
     @model_validator(mode="after")
     def _possible(self) -> Cast:
-        check_projection(self.format, self.projection)
+        check_projection(element_format(self.format), self.projection)
+        if self.scaled and isinstance(self.format, Block):
+            raise ValueError(f"scaling: got one with the block format {self.format}, which finds its own scales; allowed: none")
         return self
 
     @property
@@ -100,8 +103,8 @@ class Cast(Record):
         return not (self.flush_inputs or self.flush_outputs or self.scaled) and holds_all(self.format, dtype)
 
     def written_by_unit(self) -> Cast:
-        """The same cast with the overflow of an arithmetic unit's output where none was declared."""
-        if self.overflow is not None or not self.format.has_infinity:
+        """The same cast with the overflow of an arithmetic unit's output where none was declared; elements of blocks saturate."""
+        if self.overflow is not None or isinstance(self.format, Block) or not self.format.has_infinity:
             return self
         return self.model_copy(update={"overflow": "infinity"})
 
@@ -120,6 +123,8 @@ class Cast(Record):
 
 def holds_all(fmt: Format, dtype: torch.dtype) -> bool:
     """Whether the format has every value of a floating dtype, NaN, infinities and -0 included."""
+    if isinstance(fmt, Block):
+        return False
     info = torch.finfo(dtype)
     grid = fmt.grid
     return (

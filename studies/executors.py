@@ -12,7 +12,6 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import entry_points
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from types import MappingProxyType
 from typing import Protocol
 
@@ -20,7 +19,7 @@ from hwsim.errors import StudyError
 
 from .provenance import cores
 from .schema import Run
-from .worker import Finished, perform
+from .worker import Finished
 
 ENTRY_POINTS = "hwsim.executors"
 Work = Callable[[Run], Finished]
@@ -78,10 +77,13 @@ class Local:
 class _Worker:
     """A process, the parent's end of its pipe, and the run it is at."""
 
+    # Fresh interpreters: copies of a process with threads can hang, and copies of one that has only imported torch (a fork
+    # server) train many times slower.
+    context = multiprocessing.get_context("spawn")
+
     def __init__(self, work: Work) -> None:
-        context = _context()
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        self.pipe, theirs = self.context.Pipe()
+        self.process = self.context.Process(target=_serve, args=(theirs, work), daemon=True)
         self.run: Run | None = None
         self.process.start()
         theirs.close()
@@ -110,19 +112,6 @@ class _Worker:
         if self.run is not None:
             self.process.terminate()
         self.process.join()
-
-
-@cache
-def _context() -> ForkServerContext | SpawnContext:
-    """Workers are copies of a process that has imported everything and run nothing, where there can be one.
-
-    A copy of this process could hang: torch may have threads by now.
-    """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([perform.__module__])
-    return context
 
 
 def _serve(pipe: Connection, work: Work) -> None:

@@ -59,13 +59,17 @@ class Budget:
 
     @property
     def headline(self) -> str:
-        """Which role alone changes the metric most; only for what is no loss."""
-        rows = [row for row in self.rows if row.alone.count]
-        if not rows or self.metric == "test_loss":
+        """Which role alone makes most of the change, where one does by more than its deviation over the seeds."""
+        if not self.total.count:
             return ""
-        most = max(rows, key=lambda row: abs(row.alone.mean))
         change = self.unit.change
-        return f"Of {self.name}'s {change(self.total)}, {most.role} alone makes {change(most.alone)}."
+        text = f"{self.name} changes {self.metric} by {change(self.total)} after {self.epochs} epoch{'s' * (self.epochs != 1)}"
+        alike = [row for row in self.rows if row.alone.count and row.alone.mean * self.total.mean > 0]
+        clear = [row for row in alike if not abs(row.alone.mean) <= row.alone.deviation]
+        if not clear:
+            return f"{text}; no role alone does so by more than the seeds differ."
+        most = max(clear, key=lambda row: abs(row.alone.mean))
+        return f"{text}, most by its role {most.role} ({change(most.alone)} alone)."
 
 
 def budgets(series: Sequence[Series], metrics: Sequence[str]) -> tuple[Budget, ...]:

@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..store import write_file
-from .plots import bars, budget_bars, curves
+from .plots import budget_bars, curves, ends
 from .summary import Report
 from .texts import budget_rows, budget_title, comparison_rows
 
@@ -40,7 +40,7 @@ def page(report: Report) -> str:
         style=Markup(_asset("page.css")),
         script=Markup(_asset("page.js")),
         comparison=comparison_rows(report),
-        bars=Markup(bars(report)),
+        ends=Markup(ends(report)),
         curves=[(metric, Markup(curves(report, metric))) for metric in metrics],
         budgets=[(budget_title(budget), budget_rows(budget), Markup(budget_bars(budget))) for budget in report.budgets],
         machines=machine_rows(report),

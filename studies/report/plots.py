@@ -41,10 +41,10 @@ def curves(report: Report, metric: str) -> str:
     return _drawn(f"{metric} by epoch", (7.0, 3.6), lambda figure: _curves(figure, report.grid, Unit(metric)))
 
 
-def bars(report: Report) -> str:
-    """The metric after the last epoch: the mean over the seeds, its standard deviation, and a dot for each seed."""
+def ends(report: Report) -> str:
+    """The metric after the last epoch: the mean over the seeds, its standard deviation, and a small dot for each seed."""
     rows = [row for row in report.comparisons if row.value.count]
-    return _drawn(f"{report.metric} at the end", (7.0, 0.8 + 0.32 * len(rows)), lambda figure: _bars(figure, rows, report.unit))
+    return _drawn(f"{report.metric} at the end", (7.0, 0.8 + 0.32 * len(rows)), lambda figure: _ends(figure, rows, report.unit))
 
 
 def budget_bars(budget: Budget) -> str:
@@ -72,17 +72,18 @@ def _curves(figure: Figure, grid: tuple[Series, ...], unit: Unit) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
 
-def _bars(figure: Figure, rows: list[Comparison], unit: Unit) -> None:
+def _ends(figure: Figure, rows: list[Comparison], unit: Unit) -> None:
     axes = figure.add_subplot()
     factor = unit.factor
     for i, row in enumerate(rows):
         error = 0.0 if math.isnan(row.value.deviation) else factor * row.value.deviation
         colour = COLOURS[i % len(COLOURS)]
-        axes.barh(i, factor * row.value.mean, xerr=error, color=colour, alpha=0.55, height=0.6, error_kw=WHISKER)
+        axes.errorbar(factor * row.value.mean, i, xerr=error, color=colour, fmt="D", markersize=7, elinewidth=2, capsize=4)
         values = [factor * value for value in row.series.final(unit.metric).values()]
-        axes.plot(values, [i] * len(values), "o", color=colour, markersize=3.5)
+        axes.plot(values, [i + 0.25] * len(values), "o", color=colour, markersize=3)
     axes.set_yticks(range(len(rows)), [row.series.name for row in rows])
     axes.invert_yaxis()
+    axes.grid(axis="x", color=INK, alpha=0.15)
     axes.set_xlabel(unit.label)
 
 

@@ -83,11 +83,11 @@ class Unit:
 
     def value(self, spread: Spread) -> str:
         """The number with its unit."""
-        return self.number(spread) + (" %" if self.percent else "")
+        return self.number(spread) + (" %" if self.percent and spread.count else "")
 
     def change(self, spread: Spread) -> str:
         """The change with its unit."""
-        return self.number(spread, "+") + (" points" if self.percent else "")
+        return self.number(spread, "+") + (" points" if self.percent and spread.count else "")
 
 
 def paired(values: Mapping[int, float], others: Mapping[int, float]) -> dict[int, float]:

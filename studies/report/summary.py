@@ -147,7 +147,8 @@ class Report:
     @property
     def headline(self) -> str:
         """The answer in a sentence or two."""
-        return " ".join([*self._compared_in_words(), *(budget.headline for budget in self.budgets if budget.headline)])
+        budgets = [budget.headline for budget in self.budgets if budget.metric == self.metric]
+        return " ".join(text for text in (*self._compared_in_words(), *budgets) if text)
 
     def _compared(self, series: Series, base: Series | None) -> Comparison:
         final = series.final(self.metric)
@@ -201,8 +202,11 @@ def load_report(folder: Path) -> Report:
         for (part, datapath, settings), seeds in rows.items()
         if seeds
     )
-    first = {place["datapath"]: place["id"] for place in reversed(index["places"]) if place["id"] in finished}
-    records = {datapath: store.record(id) for datapath, id in reversed(first.items())}
+    first: dict[str, str] = {}
+    for place in index["places"]:
+        if place["id"] in finished and not place["part"]:
+            first.setdefault(place["datapath"], place["id"])
+    records = {datapath: store.record(id) for datapath, id in first.items()}
     missing = {place["id"] for place in index["places"]} - finished
     failures = {id: failure for id, failure in store.failed().items() if id in missing}
     return Report(folder, index, series, records, tuple(audits(folder).to_pylist()), len(missing), failures)

@@ -1,5 +1,8 @@
 """What the tests of studies share: one small study file, and the runs it stands for."""
 
+import torch
+from torch import Tensor
+
 from hwsim.config import loads
 from hwsim.studies.files import StudyFile
 from hwsim.studies.plan import Plan, expand
@@ -41,3 +44,14 @@ def study_of(*edits: Edit) -> StudyFile:
 def plan_of(*edits: Edit) -> Plan:
     """The plan of that study."""
     return expand(study_of(*edits))
+
+
+def no_model() -> None:
+    """A user's function that fails when a run calls it."""
+    raise RuntimeError("the model is <b>broken</b>")
+
+
+def few_points() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A user's data: four points on a line."""
+    x = torch.arange(4.0).unsqueeze(1)
+    return x, 2 * x, x, 2 * x

@@ -35,7 +35,13 @@ def plan() -> Plan:
 def test_a_dying_worker_fails_its_run_and_the_others_go_on(plan: Plan) -> None:
     results = {result.id: result for result in Local(2).map(work, list(plan.runs.values()))}
     by_seed = {run.seed: results[run.id] for run in plan.runs.values()}
-    assert {seed: result.status for seed, result in by_seed.items()} == {0: "done", 1: "failed", 2: "failed", 3: "done", 4: "done"}
+    assert {seed: result.status for seed, result in by_seed.items()} == {
+        0: "done",
+        1: "failed",
+        2: "failed",
+        3: "done",
+        4: "done",
+    }
     assert by_seed[KILLED].error == "the worker was killed by SIGKILL (out of memory?)"
     assert by_seed[ENDED].error == "the worker ended with exit code 3"
 
@@ -61,6 +67,54 @@ def stay(run: Run) -> Finished:
         Path(os.environ["HWSIM_TEST_PID"]).write_text(str(os.getpid()))
         time.sleep(600)
     return Finished(run.id, "done")
+
+
+def test_closing_the_results_ends_a_worker_in_the_middle_of_its_run(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HWSIM_TEST_PID", str(tmp_path / "pid"))
+    run = next(iter(plan.runs.values()))
+    staying = run.model_copy(update={"seed": STAYING})
+    results = Local(2).map(stay, [staying, run])
+    assert next(results).status == "done"
+    worker = _wait_for(tmp_path / "pid")
+    results.close()
+    assert not _alive(worker)
+
+
+CHILD = """
+import os, sys
+sys.path.insert(0, {folder!r})
+from study_cases import plan_of
+from hwsim.studies.executors import Local
+from test_executors import STAYING, stay
+
+if __name__ == "__main__":
+    run = next(iter(plan_of().runs.values())).model_copy(update={{"seed": STAYING}})
+    list(Local(1).map(stay, [run]))
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(CHILD.format(folder=str(Path(__file__).parent)))
+    environment = {**os.environ, "HWSIM_TEST_PID": str(tmp_path / "pid")}
+    with subprocess.Popen([sys.executable, str(script)], env=environment, start_new_session=True) as parent:
+        worker = _wait_for(tmp_path / "pid")
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while _alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(worker)
+
+
+def _wait_for(path: Path) -> int:
+    deadline = time.monotonic() + 120
+    while not (path.exists() and path.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return int(path.read_text())
+
+
 def _alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

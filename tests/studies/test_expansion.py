@@ -18,9 +18,9 @@ def seen(plan: Plan) -> list[tuple[object, ...]]:
     [
         (GRID, [("fp32",), ("mine",)]),
         ("grid: {threads: [1, 2]}", [("fp32", 1), ("fp32", 2)]),
-        ("grid: {datapath: [fp32, mine], optimizer.lr: [0.1, 0.2]}", [("fp32", 0.1), ("fp32", 0.2), ("mine", 0.1), ("mine", 0.2)]),
+        ("grid: {datapath: [fp32, mine], threads: [1, 2]}", [("fp32", 1), ("fp32", 2), ("mine", 1), ("mine", 2)]),
         ("zip: {datapath: [fp32, mine], optimizer.lr: [0.1, 0.2]}", [("fp32", 0.1), ("mine", 0.2)]),
-        ("grid: {threads: [1, 2]}\n  zip: {task.width: [4, 5]}", [("fp32", 1, 4), ("fp32", 1, 5), ("fp32", 2, 4), ("fp32", 2, 5)]),
+        ("grid: {threads: [1, 2]}\n  zip: {task.width: [4]}", [("fp32", 1, 4), ("fp32", 2, 4)]),
         (GRID[:-1] + ", threads: [1, 2]}\n  exclude: [{datapath: mine, threads: 2}]", [("fp32", 1), ("fp32", 2), ("mine", 1)]),
         (GRID[:-1] + ", threads: [1, 2, 3]}\n  exclude: [{threads: [2, 3]}]", [("fp32", 1), ("mine", 1)]),
         ("grid: {datapath: [fp32, {name: own, vector: bf16}]}", [("fp32",), ("own",)]),

@@ -121,7 +121,7 @@ def test_another_study_is_refused_with_the_difference(store: Store, edit: Edit, 
 
 def test_another_version_is_refused(store: Store) -> None:
     claim(store)
-    with pytest.raises(StudyError, match="hwsim: \"1\" in the folder, \"2\" now"):
+    with pytest.raises(StudyError, match='hwsim: "1" in the folder, "2" now'):
         claim(store, version="2")
 
 

@@ -1,0 +1,206 @@
+"""CPU kernels of the prox maps of this package: one pass over memory, the same bits as the torch operations beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .breakpoints import Breakpoints, columns_of
+from .par import PAR
+
+BLOCK = 1024
+MAX_UNROLLED = 16
+MAX_UNROLLED_LEVELS = 8
+Array = npt.NDArray[np.floating]
+
+
+def apply_table(u: torch.Tensor, table: Breakpoints, par: PAR, out: torch.Tensor) -> None:
+    """Write the map of a breakpoint table of `par` at u into `out`, both contiguous CPU tensors of float32 or float64.
+
+    Symmetric convex maps are min_k max(|u| - shift_k, q_k) on either side of zero, unrolled for a few levels; with many levels,
+    where the pieces repeat at one distance, the piece is computed instead of searched for.
+    """
+    x, y = u.detach().view(-1).numpy(), out.view(-1).numpy()
+    thresholds, *columns = (c[0].numpy() for c in columns_of([table], u))
+    if par.family != "convex" or par.negative is not None:
+        _search(x, y, thresholds, *columns)
+        return
+    shifts, lows, highs = (c[np.searchsorted(columns[1], 0.0) :] for c in columns)
+    if len(shifts) <= MAX_UNROLLED:
+        _ramps(x, y, tuple(shifts), tuple(lows), highs[-1])
+    elif ladder := _ladder(shifts, lows, highs):
+        _climb(x, y, *ladder)
+    else:
+        _search(x, y, thresholds, *columns)
+
+
+def _ladder(shifts: Array, lows: Array, highs: Array) -> tuple[Any, ...] | None:
+    """What `_climb` needs where levels and shifts are arithmetic progressions, to the last bit of the dtype."""
+    bounded = int(np.isfinite(highs).sum())
+    last_shift = shifts.dtype.type(np.inf) if bounded == len(shifts) else shifts[-1]
+    if bounded < 2:
+        return None
+    step, first, rise = highs[0], shifts[0], shifts[1] - shifts[0]
+    k = np.arange(bounded, dtype=shifts.dtype)
+    exact = (k * step == lows[:bounded]) & ((k + 1) * step == highs[:bounded]) & (first + k * rise == shifts[:bounded])
+    # Zones meet amid a flat part of the map: where it is wide enough, the rounding of the quotient changes nothing.
+    if not exact.all() or rise < step / 1024:
+        return None
+    return first - rise / 2, 1 / (step + rise), k[-1], first, rise, step, last_shift
+
+
+@numba.njit(parallel=True, cache=True)
+def _climb(
+    x: Array, y: Array, start: float, rate: float, last: float, first: float, rise: float, step: float, last_shift: float
+) -> None:  # pragma: no cover
+    zero, one = x.dtype.type(0), x.dtype.type(1)
+    for i in numba.prange(len(x)):
+        u = x[i]
+        v = abs(u)
+        zone = (v - start) * rate
+        zone = zone if zone < last else last
+        zone = zone if zone > zero else zero
+        k = x.dtype.type(np.int32(zone))
+        low, high = k * step, (k + one) * step
+        w = v - (first + k * rise)
+        w = w if w > low else low
+        w = w if w < high else high
+        beyond = v - last_shift
+        w = w if w > beyond else beyond
+        w = w if u > zero else zero - w
+        y[i] = w if u == u else u
+
+
+@numba.njit(parallel=True, cache=True)
+def _ramps(x: Array, y: Array, shifts: tuple[float, ...], lows: tuple[float, ...], top: float) -> None:  # pragma: no cover
+    zero = x.dtype.type(0)
+    for i in numba.prange(len(x)):
+        u = x[i]
+        v = abs(u)
+        w: Any = top
+        for k in range(len(shifts)):
+            ramp = v - shifts[k]
+            ramp = ramp if ramp > lows[k] else lows[k]
+            w = ramp if ramp < w else w
+        w = w if u > zero else zero - w
+        y[i] = w if u == u else u
+
+
+@numba.njit(parallel=True, cache=True)
+def _search(x: Array, y: Array, thresholds: Array, shifts: Array, lows: Array, highs: Array) -> None:  # pragma: no cover
+    zero = x.dtype.type(0)
+    for block in numba.prange((len(x) + BLOCK - 1) // BLOCK):
+        begin, end = block * BLOCK, min((block + 1) * BLOCK, len(x))
+        us, ws, pieces = x[begin:end], y[begin:end], np.zeros(BLOCK, np.int32)
+        for threshold in thresholds:
+            for i in range(len(us)):
+                pieces[i] += np.int32(1) if us[i] > threshold else np.int32(0)
+        for i in range(len(us)):
+            u, k = us[i], np.uint64(pieces[i])
+            w = u - shifts[k]
+            w = w if w > lows[k] else lows[k]
+            w = w if w < highs[k] else highs[k]
+            ws[i] = w + zero if u == u else u
+
+
+def nearest_rows(u: torch.Tensor, levels: torch.Tensor, middles: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Write the nearest level of each element of u (rows, n)."""
+    x, y, values, marks = u.detach().numpy(), out.detach().numpy(), levels.contiguous().numpy(), middles.contiguous().numpy()
+    if _unrolls(values):
+        _nearest_unrolled(x[0], y[0], tuple(values[0]), tuple(marks[0]))
+    else:
+        _nearest(x, y, values, marks)
+    return out
+
+
+def cell_rows(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor) -> torch.Tensor:
+    """Write the PARQ map of each element of u (rows, n)."""
+    x, y, values = u.detach().numpy(), out.detach().numpy(), levels.contiguous().numpy()
+    if _unrolls(values):
+        _cells_unrolled(x[0], y[0], tuple(values[0]), x.dtype.type(slope), x.dtype.type(0.5))
+    else:
+        _cells(x, y, values, x.dtype.type(slope), x.dtype.type(0.5))
+    return out
+
+
+def _unrolls(levels: Array) -> bool:
+    """Few levels for a whole tensor: their number is then a constant of the kernel, whose loop runs in vector registers."""
+    rows, count = levels.shape
+    return bool(rows == 1 and 1 < count <= MAX_UNROLLED_LEVELS)
+
+
+@numba.njit(parallel=True, cache=True)
+def _nearest_unrolled(x: Array, y: Array, levels: tuple[float, ...], middles: tuple[float, ...]) -> None:  # pragma: no cover
+    for i in numba.prange(len(x)):
+        u = x[i]
+        w = levels[0]
+        for k in range(len(middles)):
+            w = levels[k + 1] if u > middles[k] else w
+        y[i] = w if u == u else u
+
+
+# Python's division would check for zero and keep these loops from being vectorised.
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _cells_unrolled(x: Array, y: Array, levels: tuple[float, ...], slope: float, half: float) -> None:  # pragma: no cover
+    count = len(levels)
+    for i in numba.prange(len(x)):
+        u = x[i]
+        low = levels[0]
+        high = levels[0]
+        for k in range(count - 1):
+            if u > levels[k]:
+                low = levels[k]
+                high = levels[k + 1]
+        if u > levels[count - 1]:
+            low = levels[count - 1]
+            high = low
+        centre = (low + high) * half
+        w = centre + (u - centre) / slope
+        w = w if w > low else low
+        w = w if w < high else high
+        y[i] = w if u == u else u
+
+
+@numba.njit(parallel=True, cache=True)
+def _nearest(x: Array, y: Array, levels: Array, middles: Array) -> None:  # pragma: no cover
+    rows, n = x.shape
+    blocks = (n + BLOCK - 1) // BLOCK
+    for task in numba.prange(rows * blocks):
+        row, begin = task // blocks, task % blocks * BLOCK
+        us, ws, values = x[row, begin : begin + BLOCK], y[row, begin : begin + BLOCK], levels[row]
+        places = _count_below(us, middles[row])
+        for i in range(len(us)):
+            u = us[i]
+            ws[i] = values[np.uint64(places[i])] if u == u else u
+
+
+@numba.njit(parallel=True, cache=True, error_model="numpy")
+def _cells(x: Array, y: Array, levels: Array, slope: float, half: float) -> None:  # pragma: no cover
+    rows, n = x.shape
+    blocks = (n + BLOCK - 1) // BLOCK
+    for task in numba.prange(rows * blocks):
+        row, begin = task // blocks, task % blocks * BLOCK
+        us, ws, values = x[row, begin : begin + BLOCK], y[row, begin : begin + BLOCK], levels[row]
+        lows, highs = np.append(values[:1], values), np.append(values, values[-1:])
+        places = _count_below(us, values)
+        for i in range(len(us)):
+            u, k = us[i], np.uint64(places[i])
+            low, high = lows[k], highs[k]
+            centre = (low + high) * half
+            w = centre + (u - centre) / slope
+            w = w if w > low else low
+            w = w if w < high else high
+            ws[i] = w if u == u else u
+
+
+@numba.njit(inline="always")
+def _count_below(us: Array, marks: Array) -> npt.NDArray[np.int32]:  # pragma: no cover
+    places = np.zeros(len(us), np.int32)
+    for mark in marks:
+        for i in range(len(us)):
+            places[i] += np.int32(1) if us[i] > mark else np.int32(0)
+    return places

@@ -1,0 +1,50 @@
+"""Maps of rows of weights to rows of levels: the nearest level, and the cell of two levels around a weight."""
+
+from __future__ import annotations
+
+import torch
+
+from .breakpoints import KERNEL_SIZE, watched
+
+
+def nearest(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """The nearest level of each element, the lower of two that are equally near; NaN stays.
+
+    Args:
+        u: (rows, n).
+        levels: (rows, levels), ascending.
+        out: where the result goes; may be u itself.
+    """
+    middles = (levels[:, :-1] + levels[:, 1:]) / 2
+    if _kernels_serve(u, out):
+        from .kernels import nearest_rows
+
+        return nearest_rows(u, levels, middles, torch.empty_like(u) if out is None else out)
+    place = torch.searchsorted(middles.contiguous(), u.contiguous())
+    result = torch.where(u.isnan(), u, levels.gather(-1, place))
+    return result if out is None else out.copy_(result)
+
+
+def cells(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor | None = None) -> torch.Tensor:
+    """clamp(c + (u - c) / slope, q, q') in the cell around each element, the PARQ map; arguments as `nearest`."""
+    if _kernels_serve(u, out):
+        from .kernels import cell_rows
+
+        return cell_rows(u, levels, slope, torch.empty_like(u) if out is None else out)
+    low, high = neighbours(u, levels)
+    centre = (low + high) / 2
+    result = torch.minimum(torch.maximum(centre + (u - centre) / slope, low), high)
+    return result if out is None else out.copy_(result)
+
+
+def _kernels_serve(u: torch.Tensor, out: torch.Tensor | None) -> bool:
+    plain = all(type(t) in (torch.Tensor, torch.nn.Parameter) and t.is_contiguous() for t in (u, u if out is None else out))
+    fits = u.device.type == "cpu" and u.dtype in (torch.float32, torch.float64) and u.numel() >= KERNEL_SIZE
+    return plain and fits and not watched()
+
+
+def neighbours(u: torch.Tensor, levels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The neighbouring levels q < u <= q'; the outermost level twice beyond them."""
+    place = torch.searchsorted(levels.contiguous(), u.contiguous())
+    last = levels.shape[-1] - 1
+    return levels.gather(-1, (place - 1).clamp(min=0)), levels.gather(-1, place.clamp(max=last))

@@ -1,0 +1,234 @@
+"""A PAR is piecewise affine with kinks at its levels, and its prox map is the brute-force minimiser."""
+
+import random
+from itertools import pairwise
+from math import inf, nan
+
+import pytest
+import torch
+
+from hwsim.errors import ConfigError
+from hwsim.fields import format_record
+from hwsim.formats import Format, Integer
+from hwsim.formats.codebook import Codebook
+from hwsim.training import PAR, breakpoints, distance, l1_slopes, mcp, mcp_like, prox, squared_l2_slopes, stairs
+from hwsim.training.breakpoints import columns_of, evaluate
+
+F64 = torch.float64
+TIES = ("toward_zero", "away", "lower", "upper", "even")
+GRID = tuple(float(k) for k in range(5))
+
+
+def doubles(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=F64)
+
+
+def random_par(rng: random.Random, family: str, dyadic: bool, negative: bool = False) -> PAR:
+    """Dyadic ones have thresholds that are exact, so that ties are hit."""
+
+    def number(low: float, high: float) -> float:
+        return rng.randint(int(low * 8), int(high * 8)) / 8 if dyadic else rng.uniform(low, high)
+
+    levels = [0.0]
+    for _ in range(rng.randint(0, 5)):
+        levels.append(levels[-1] + max(number(0.1, 1.5), 0.125))
+    slopes = [number(-2 if family == "non_convex" else 0, 2) for _ in levels]
+    slopes = sorted(slopes) if family == "convex" else slopes
+    slopes[-1] = inf if len(levels) > 1 and rng.random() < 0.4 else abs(slopes[-1])
+    other = random_par(rng, family, dyadic, negative=True) if not negative and rng.random() < 0.3 else None
+    return PAR(tuple(levels), tuple(slopes), rng.choice(TIES), other)
+
+
+def least(par: PAR, strength: float, u: torch.Tensor) -> torch.Tensor:
+    """The least objective over each affine piece's own minimiser and all knots."""
+    edges = (-inf, *par.knots, inf)
+    pieces = [(s, a, b) for s, (a, b) in zip(par.piece_slopes, pairwise(edges), strict=True) if abs(s) < inf]
+    candidates = [(u - strength * s).clamp(a, b) for s, a, b in pieces] + [torch.full_like(u, q) for q in par.knots]
+    return torch.stack([energy(par, strength, u, w) for w in candidates]).amin(0)
+
+
+def energy(par: PAR, strength: float, u: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return strength * par.value(w) + (w - u).square() / 2
+
+
+class TestProx:
+    @pytest.mark.parametrize("dyadic", [False, True])
+    @pytest.mark.parametrize("family", ["convex", "quasi_convex", "non_convex"])
+    def test_is_the_brute_force_minimiser_of_random_regularizers_ties_included(self, family: str, dyadic: bool) -> None:
+        rng = random.Random(family)
+        for _ in range(400):
+            par, strength = random_par(rng, family, dyadic), max(rng.randint(0, 24) / 8, 0.125)
+            u = torch.cat([torch.linspace(-6, 6, 97, dtype=F64), doubles(*breakpoints(par, strength).thresholds)])
+            excess = energy(par, strength, u, prox(u, par, strength)) - least(par, strength, u)
+            assert float(excess.max()) <= 1e-12, (par, strength)
+
+    def test_is_monotone_and_for_convex_regularizers_not_expansive(self) -> None:
+        rng, u = random.Random(1), torch.linspace(-6, 6, 4001, dtype=F64)
+        for family in ("convex", "quasi_convex", "non_convex"):
+            for _ in range(50):
+                steps = prox(u, random_par(rng, family, False), 0.7).diff()
+                assert float(steps.min()) >= -1e-14
+                assert family != "convex" or float((steps - u.diff()).max()) <= 1e-14
+
+    def test_of_convex_regularizers_is_the_sum_of_clipped_ramps(self) -> None:
+        par, strength, u = PAR((0, 0.3, 1, 2.5), (0.1, 0.4, 0.9, 2)), 0.8, torch.linspace(-7, 7, 999, dtype=F64)
+        ramps = sum(
+            (u.abs() - strength * a - q).clamp(0, r - q) for a, (q, r) in zip(par.slopes, pairwise(par.levels), strict=False)
+        )
+        ramps = ramps + (u.abs() - strength * 2 - 2.5).clamp(min=0)
+        torch.testing.assert_close(prox(u, par, strength), u.sign() * ramps, rtol=0, atol=1e-14)
+
+    @pytest.mark.parametrize(
+        ("tau", "expected"),
+        [(0.5, lambda v: torch.where(v <= v.floor() + 0.5, v.floor(), torch.where(v <= v.floor() + 0.75, v - 0.5, v))),
+         (1.5, lambda v: (v - 0.25).floor().clamp(min=0))],
+    )  # fmt: skip
+    def test_of_stairs_is_the_known_closed_form(self, tau: float, expected) -> None:  # type: ignore[no-untyped-def]
+        v = torch.linspace(0.011, 3.9, 301, dtype=F64)
+        torch.testing.assert_close(prox(v, stairs(GRID), tau), expected(v), rtol=0, atol=1e-12)
+
+    def test_of_the_distance_moves_towards_the_nearest_level(self) -> None:
+        u, q = torch.linspace(-3.2, 3.3, 301, dtype=F64), torch.linspace(-3.2, 3.3, 301, dtype=F64).round()
+        expected = q + (u - q).sign() * ((u - q).abs() - 0.3).clamp(min=0)
+        torch.testing.assert_close(prox(u, distance(GRID), 0.3), expected, rtol=0, atol=1e-14)
+
+    @pytest.mark.parametrize(
+        ("ties", "expected"),
+        [("toward_zero", [-1.0, 0.0, 0.0, 1.0]), ("away", [-2.0, -1.0, 1.0, 2.0]), ("lower", [-2.0, -1.0, 0.0, 1.0]),
+         ("upper", [-1.0, 0.0, 1.0, 2.0]), ("even", [-2.0, 0.0, 0.0, 2.0])],
+    )  # fmt: skip
+    def test_takes_the_declared_side_of_a_tie(self, ties: str, expected: list[float]) -> None:
+        assert prox(doubles(-1.5, -0.5, 0.5, 1.5), distance(GRID, ties), 1.0).tolist() == expected  # type: ignore[arg-type]
+        assert prox(torch.tensor([-1.5, -0.5, 0.5, 1.5]), distance(GRID, ties), 1.0).tolist() == expected  # type: ignore[arg-type]
+
+    def test_keeps_nan_clips_infinities_at_an_infinite_slope_and_takes_the_sign_off_zero(self) -> None:
+        clipped, free = PAR((0, 1), (0.5, inf)), PAR((0, 1), (0.5, 1.0))
+        w = prox(doubles(nan, inf, -inf, -0.0), clipped, 1.0)
+        assert w[0].isnan()
+        assert w[1:].tolist() == [1.0, -1.0, 0.0]
+        assert not torch.signbit(w[3])
+        assert prox(doubles(inf, -inf), free, 1.0).tolist() == [inf, -inf]
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("strength", [0.0, 0.3, 0.8])
+    @pytest.mark.parametrize(
+        "par",
+        [PAR(tuple(range(20)), (*(0.5 * k + 0.5 for k in range(19)), inf)),
+         PAR(tuple(range(20)), tuple(0.5 * k + 0.5 for k in range(20))),
+         PAR((0, 0.5, 1, 1.5, 2, 2.5), (1, 1.5, 2, 2.5, 3, 3.7)),
+         PAR((0, 0.3, 1, 1.4), (0.1, 0.2, 0.25, inf)), PAR((0, 1), (1, 1), negative=PAR((0, 2), (0, inf))), distance(GRID),
+         stairs(GRID), PAR(tuple(0.1 * k for k in range(20)), l1_slopes(range(20)))],
+    )  # fmt: skip
+    def test_has_the_same_bits_on_the_kernels_as_on_torch(self, par: PAR, strength: float, dtype: torch.dtype) -> None:
+        u = 3 * torch.randn(5000, generator=torch.Generator().manual_seed(0), dtype=dtype)
+        u = torch.cat([u, torch.tensor([nan, inf, -inf, -0.0, 0.0], dtype=dtype)])
+        expected = evaluate(u[None], *columns_of([breakpoints(par, strength)], u))[0]
+        assert torch.equal(prox(u, par, strength).nan_to_num(7.0), expected.nan_to_num(7.0))
+
+    @pytest.mark.parametrize("par", [PAR((0, 1, 2), (0.5, 1, inf)), distance(GRID)])
+    def test_takes_one_strength_a_problem(self, par: PAR) -> None:
+        u, strengths = torch.randn(3, 50, dtype=F64), doubles(0.1, 0.5, 2)
+        rows = [prox(row, par, float(t)) for row, t in zip(u, strengths, strict=True)]
+        torch.testing.assert_close(prox(u, par, strengths), torch.stack(rows), rtol=0, atol=1e-15)
+
+    @pytest.mark.parametrize("strength", [-1.0, nan, inf])
+    def test_refuses_a_strength_that_is_none(self, strength: float) -> None:
+        with pytest.raises(ConfigError, match=r"prox strength: got .*; allowed: a finite number >= 0"):
+            prox(doubles(1.0), PAR((0, 1), (1, 2)), strength)
+
+    def test_refuses_strengths_of_another_shape(self) -> None:
+        with pytest.raises(ConfigError, match=r"got shape \(3,\); allowed: one number, or shape \(2,\)"):
+            prox(torch.zeros(2, 4), PAR((0, 1), (1, 2)), torch.ones(3))
+
+
+class TestRecord:
+    @pytest.mark.parametrize(
+        ("levels", "slopes", "message"),
+        [
+            ((0, 2, 1), (1, 1, 1), r"levels\[1\], levels\[2\]: got 2.0, 1.0 in this order; allowed: finite levels that ascend"),
+            ((0, 1, 1), (1, 1, 1), r"levels\[1\], levels\[2\]: got 1.0, 1.0 twice"),
+            ((0, inf), (1, 1), r"levels\[0\], levels\[1\]: got 0.0, inf"),
+            ((1, 2), (1, 1), r"levels: got \(1.0,\); allowed: magnitudes that begin with 0"),
+            ((), (), r"levels: got none"),
+            ((0, 1), (1,), r"slopes: got 1 slopes for 2 levels; allowed: one a level"),
+            ((0, 1), (nan, 1), r"slopes\[0\]: got nan; allowed: finite slopes before the last"),
+            ((0, 1), (inf, 1), r"slopes\[0\]: got inf"),
+            ((0, 1), (1, nan), r"slopes\[1\]: got nan; allowed: a last slope >= 0, or infinity"),
+            ((0, 1), (1, -1), r"slopes\[1\]: got -1.0; allowed: a last slope >= 0"),
+        ],
+    )
+    def test_refuses_levels_and_slopes_that_make_no_regularizer(self, levels: tuple, slopes: tuple, message: str) -> None:  # type: ignore[type-arg]
+        with pytest.raises(ConfigError, match=message):
+            PAR(levels, slopes)
+
+    def test_refuses_an_unknown_tie_rule_and_names_the_nearest(self) -> None:
+        with pytest.raises(ConfigError, match="did you mean 'toward_zero'"):
+            PAR((0, 1), (1, 2), "towards_zero")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("slopes", "family"),
+        [
+            ((0, 1, inf), "convex"),
+            ((1, 1, 1), "convex"),
+            ((1, 0, 1), "quasi_convex"),
+            ((1, -1, 1), "non_convex"),
+            ((-1, 1, 1), "non_convex"),
+        ],
+    )
+    def test_names_its_family(self, slopes: tuple[float, ...], family: str) -> None:
+        assert PAR((0, 1, 2), slopes).family == family
+
+    def test_value_and_subgradient(self) -> None:
+        par = PAR((0, 1, 2), (0.5, 2, inf))
+        w = doubles(-3, -2, -1.5, 0, 0.5, 1, 2, nan)
+        value, (low, high) = par.value(w), par.subgradient(w)
+        assert value[:-1].tolist() == [inf, 2.5, 1.5, 0, 0.25, 0.5, 2.5]
+        assert value[-1].isnan()
+        assert low[1:-1].tolist() == [-inf, -2, -0.5, 0.5, 0.5, 2]
+        assert high[1:-1].tolist() == [-2, -2, 0.5, 0.5, 2, inf]
+        assert low[0].isnan()
+        assert high[-1].isnan()
+
+
+class TestOnFormats:
+    @pytest.mark.parametrize(
+        "fmt", [Integer(4), Integer(4, symmetric=True), Integer(3, signed=False), "fp4_e2m1", Codebook((-1.0, 0.0, 1.0)),
+                Codebook((-3.0, -1.0, 1.0, 3.0)), Codebook((-1.0, -0.4, 0.0, 0.2, 0.7))],
+    )  # fmt: skip
+    def test_a_strong_prox_lands_on_the_values_of_the_format_times_the_scale(self, fmt: Format | str) -> None:
+        fmt = format_record(fmt)
+        par = PAR.on_format(fmt, 0.37, squared_l2_slopes)
+        values = set((fmt.values().double() * 0.37).tolist())
+        w = prox(torch.linspace(-400, 400, 1001, dtype=F64), par, 100.0)
+        on_a_piece = (w > par.knots[0]) & (w < par.knots[-1]) & torch.tensor([v not in values for v in w.tolist()])
+        assert on_a_piece.double().mean() < 0.05
+        assert {par.knots[0], par.knots[-1]} <= values | {0.0}
+        assert set(par.targets) <= values
+
+    def test_a_format_without_zero_takes_no_slope_there(self) -> None:
+        binary = Codebook((-1.0, 1.0))
+        assert 0.0 not in PAR.on_format(binary, 1.0, l1_slopes).targets
+        with pytest.raises(ConfigError, match=r"got slope 1.0 at 0, which is no value of the format; allowed: 0.0 there"):
+            PAR.on_format(binary, 1.0, (1.0, inf))
+
+
+class TestConstructions:
+    def test_squared_l2_like_lies_above_half_the_square_by_an_eighth_of_the_squared_gap(self) -> None:
+        levels, w = (0, 0.5, 0.7, 2), torch.linspace(-2, 2, 2001, dtype=F64)
+        excess = PAR(levels, squared_l2_slopes(levels)).value(w) - w.square() / 2
+        assert float(excess.min()) >= -1e-15
+        assert float(excess.max()) <= 1.3**2 / 8 + 1e-15
+
+    def test_l1_like_lies_between_the_norm_and_one_and_a_spread_times_it(self) -> None:
+        w = torch.linspace(-6, 6, 1001, dtype=F64)
+        value = PAR(GRID, l1_slopes(GRID, 0.25)).value(w)
+        assert bool(((value >= w.abs() - 1e-15) & (value <= 1.25 * w.abs() + 1e-15)).all())
+
+    def test_mcp_like_equals_mcp_plus_the_floor_at_the_levels_and_draws_to_each(self) -> None:
+        par = mcp_like(GRID, 3.0, 0.05)
+        torch.testing.assert_close(
+            par.value(doubles(*GRID)), mcp(doubles(*GRID), 3.0) + 0.05 * doubles(*GRID), rtol=0, atol=1e-15
+        )
+        assert par.family == "quasi_convex"
+        assert not par.has_zero_slope
+        assert set(GRID[:3]) <= set(par.targets)

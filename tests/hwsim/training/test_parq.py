@@ -1,0 +1,272 @@
+"""PARQ wraps any optimizer: its limits are known methods, its schedules are normalised, and its state resumes bit for bit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from hwsim.errors import ConfigError
+from hwsim.formats import Integer
+from hwsim.training import (
+    LSBQ,
+    PAR,
+    PARQ,
+    Aprox,
+    BinaryRelax,
+    FormatLevels,
+    Hard,
+    Linear,
+    Parq,
+    Progress,
+    ProxMap,
+    ProxQuant,
+    Sigmoid,
+    Soft,
+    Uniform,
+    prox,
+    split_parameters,
+)
+from hwsim.training.nearest import cells, nearest
+
+X = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))
+Y = torch.randint(4, (64,), generator=torch.Generator().manual_seed(2))
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-3),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2),
+    "adam_foreach": lambda p: torch.optim.Adam(p, lr=1e-2, foreach=True),
+}
+
+
+@dataclass(frozen=True)
+class Constant(Linear):
+    """A slope that does not move."""
+
+    value: float
+
+    def __call__(self, step: int) -> float:
+        return self.value
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
+
+
+def wrapped(model: nn.Module, base: str = "sgd", prox_map: ProxMap | None = None, **options: object) -> PARQ:
+    weights, others = split_parameters(model)
+    quantizer = options.pop("quantizer", LSBQ(2))
+    return PARQ(OPTIMIZERS[base]([{"params": weights}, {"params": others}]), [quantizer, None], prox_map, **options)  # type: ignore[list-item, arg-type]
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        cross_entropy(model(X), Y).backward()
+        optimizer.step()
+
+
+class TestSchedules:
+    @pytest.mark.parametrize("center", [0.0, 0.3, 0.5, 0.7, 1.0])
+    @pytest.mark.parametrize("steepness", [0.1, 1, 10, 50, 100])
+    def test_fall_from_one_to_zero_for_every_centre(self, steepness: float, center: float) -> None:
+        schedule = Sigmoid(10, 30, steepness, center)
+        values = [schedule(t) for t in range(45)]
+        assert values[:11] == [1.0] * 11
+        assert values[30:] == [0.0] * 15
+        assert all(0 <= b <= a <= 1 for a, b in pairwise(values))
+        assert schedule._sigma(0.0) != schedule._sigma(1.0)
+
+    @pytest.mark.parametrize(("steepness", "expected"), [(10, (0.930, 0.5, 0.070)), (20, (0.993, 0.5, 0.0067))])
+    def test_have_the_released_values_at_the_quarters(self, steepness: float, expected: tuple[float, ...]) -> None:
+        assert [Sigmoid(0, 4, steepness)(t) for t in (1, 2, 3)] == pytest.approx(expected, abs=5e-4)
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [(lambda: Linear(5, 5), "got start 5 and end 5; allowed: 0 <= start < end"),
+         (lambda: Sigmoid(0, 1, steepness=0), "steepness: got 0; allowed: above 0"),
+         (lambda: Sigmoid(0, 1, center=2), "center: got 2; allowed: 0 to 1")],
+    )  # fmt: skip
+    def test_refuse_wrong_numbers(self, make, message: str) -> None:  # type: ignore[no-untyped-def]
+        with pytest.raises(ConfigError, match=message):
+            make()
+
+
+class TestMaps:
+    @pytest.mark.parametrize("rho", [1.0, 1.5, 4.0, 1e6])
+    @pytest.mark.parametrize("levels", [(-3.0, -0.4, 0.4, 3.0), (-1.0, 0.0, 1.0), (-2.5, -1.0, -0.2, 0.0, 0.2, 1.0, 2.5)])
+    def test_parq_is_the_prox_map_of_a_convex_par_at_the_scaled_input(self, levels: tuple[float, ...], rho: float) -> None:
+        u = torch.linspace(-5, 5, 1001, dtype=torch.float64)
+        knots = (0.0, *(q for q in levels if q > 0))
+        slopes = [(1 - 1 / rho) * (a + b) / 2 for a, b in pairwise(knots)]
+        slopes[0] = slopes[0] if 0.0 in levels else 0.0
+        expected = prox(rho * u, PAR(knots, (*slopes, inf)), rho)
+        given = cells(u[None], torch.tensor([levels], dtype=torch.float64), 1 / rho)[0]
+        torch.testing.assert_close(given, expected, rtol=0, atol=1e-12 * max(1.0, rho / 1e3))
+
+    def test_parq_clips_only_at_its_start_and_is_hard_at_its_end(self) -> None:
+        u, levels, out = torch.linspace(-3, 3, 301)[None], torch.tensor([[-2.0, 0.5, 2.0]]), torch.empty(1, 301)
+        parq = Parq(Sigmoid(5, 10))
+        parq(u, levels, Progress(4, 0.0), out)
+        assert torch.equal(out, u)
+        parq(u, levels, Progress(5, 0.0), out)
+        torch.testing.assert_close(out, u.clamp(-2, 2))
+        parq(u, levels, Progress(10, 0.0), out)
+        assert torch.equal(out, nearest(u, levels))
+
+    def test_parq_keeps_a_midpoint_until_its_end(self) -> None:
+        u, levels = torch.tensor([[0.5]]), torch.tensor([[0.0, 1.0]])
+        assert cells(u, levels, torch.finfo(torch.float32).tiny).item() == 0.5
+        assert nearest(u, levels).item() == 0.0
+
+    def test_binary_relax_minimises_the_squared_distance_and_soft_ends_on_levels(self) -> None:
+        u, levels, out = torch.tensor([[0.3, 0.8]]), torch.tensor([[0.0, 1.0]]), torch.empty(1, 2)
+        BinaryRelax(Linear(0, 4))(u, levels, Progress(3, 0.0), out)
+        torch.testing.assert_close(out, torch.tensor([[0.075, 0.95]]))
+        Soft(Sigmoid(0, 4))(u, levels, Progress(4, 0.0), out)
+        assert out.tolist() == [[0.0, 1.0]]
+
+    @pytest.mark.parametrize("levels", [(-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0)])
+    def test_aprox_brings_the_par_onto_the_levels_of_the_row(self, levels: tuple[float, ...]) -> None:
+        u, out = torch.linspace(-3, 3, 61, dtype=torch.float64)[None], torch.empty(1, 61, dtype=torch.float64)
+        par = PAR((0, 1), (1, inf))
+        Aprox(par, 0.5)(u, torch.tensor([levels], dtype=torch.float64), Progress(0, 0.6), out)
+        torch.testing.assert_close(out[0], prox(u[0], par.scaled(levels[-1]), 0.3), rtol=0, atol=1e-14)
+
+
+class TestWrapper:
+    @pytest.mark.parametrize("base", OPTIMIZERS)
+    def test_with_the_hard_map_is_the_straight_through_estimator_bit_for_bit(self, base: str) -> None:
+        model, straight = network(), network()
+        train(model, optimizer := wrapped(model, base, Hard(), quantizer=LSBQ(1), period=1), 12)
+        latent = OPTIMIZERS[base]([{"params": split_parameters(straight)[0]}, {"params": split_parameters(straight)[1]}])
+        layers = (straight[0], straight[2])
+        for step in range(12):
+            latent.zero_grad()
+            drawn = [w if step == 0 else sign_of(w.detach()).requires_grad_() for w in (layer.weight for layer in layers)]
+            hidden = torch.relu(nn.functional.linear(X, drawn[0], layers[0].bias))
+            cross_entropy(nn.functional.linear(hidden, drawn[1], layers[1].bias), Y).backward()
+            for layer, w in zip(layers, drawn, strict=True):
+                layer.weight.grad = w.grad
+            latent.step()
+        for layer, (w, u) in zip(layers, optimizer.latents(), strict=True):
+            assert torch.equal(u, layer.weight)
+            assert torch.equal(w, sign_of(layer.weight))
+
+    def test_parq_tends_to_the_straight_through_estimator_as_its_slope_falls(self) -> None:
+        hard = network()
+        train(hard, wrapped(hard), 8)
+        distances = []
+        for slope in (0.5, 0.05, 1e-6):
+            soft = network()
+            train(soft, wrapped(soft, prox_map=Parq(Constant(0, 1, slope))), 8)
+            distances.append((hard[0].weight - soft[0].weight).abs().mean().item())
+        assert distances[0] > distances[1] > distances[2] == 0
+
+    @pytest.mark.parametrize("granularity", ["tensor", {"channel": 0}, {"channel": 1}, {"group": 8}], ids=str)
+    @pytest.mark.parametrize("quantizer", [LSBQ(2), Uniform(3), FormatLevels(Integer(4))], ids=str)
+    def test_ends_with_every_weight_on_the_levels_of_its_row(self, quantizer: object, granularity: object) -> None:
+        model = network()
+        train(model, optimizer := wrapped(model, prox_map=Parq(Sigmoid(0, 6)), quantizer=quantizer, granularity=granularity), 8)
+        assert optimizer.slope == 0
+        for weight, _ in optimizer.latents():
+            levels, _ = optimizer.levels_of(weight)
+            assert bool(torch.isin(weight, levels).all())
+
+    @pytest.mark.parametrize("base", OPTIMIZERS)
+    @pytest.mark.parametrize(
+        "prox_map",
+        [Hard(), Parq(Sigmoid(2, 14)), BinaryRelax(Linear(2, 14)), ProxQuant(1e-3, Linear(2, 14)), Soft(Sigmoid(2, 14))],
+        ids=lambda m: type(m).__name__,
+    )  # fmt: skip
+    def test_resumes_bit_for_bit(self, prox_map: ProxMap, base: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+        options = {"warmup": 2, "period": 4, "anneal_weight_decay": 0.5}
+        whole, first, second = network(), network(), network()
+        train(whole, wrapped(whole, base, prox_map, **options), 16)
+        train(first, optimizer := wrapped(first, base, prox_map, **options), 9)
+        torch.save({"model": first.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
+        saved = torch.load(tmp_path / "state.pt", weights_only=True)
+        second.load_state_dict(saved["model"])
+        resumed = wrapped(second, base, prox_map, **options)
+        resumed.load_state_dict(saved["optimizer"])
+        train(second, resumed, 7)
+        for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+    def test_is_the_base_optimizer_during_the_warmup(self) -> None:
+        plain, model = network(), network()
+        train(plain, OPTIMIZERS["sgd"](plain.parameters()), 5)
+        train(model, wrapped(model, warmup=5), 5)
+        assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+
+    def test_updates_the_levels_once_a_period(self) -> None:
+        model, seen = network(), []
+        optimizer = wrapped(model, period=3)
+        for _ in range(7):
+            train(model, optimizer, 1)
+            seen.append(optimizer.levels_of(model[0].weight)[0].clone())
+        assert [torch.equal(a, b) for a, b in pairwise(seen)] == [True, True, False, True, True, False]
+
+    def test_anneals_the_weight_decay_with_the_slope(self) -> None:
+        model = network()
+        optimizer = wrapped(model, prox_map=Parq(Linear(0, 4)), anneal_weight_decay=0.5)
+        decays = []
+        for _ in range(5):
+            train(model, optimizer, 1)
+            decays.append(optimizer.param_groups[0]["weight_decay"] / 1e-3)
+        assert decays == pytest.approx([1.0, 0.875, 0.75, 0.625, 0.5])
+        assert optimizer.param_groups[1]["weight_decay"] == 1e-3
+
+    def test_serves_schedulers_clipping_and_closures_as_any_optimizer(self) -> None:
+        model = network()
+        optimizer = wrapped(model)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+        assert {p for g in optimizer.param_groups for p in g["params"]} == set(model.parameters())
+
+        def closure() -> float:
+            optimizer.zero_grad()
+            loss = cross_entropy(model(X), Y)
+            loss.backward()
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+            return loss.item()
+
+        assert optimizer.step(closure) > 0
+        scheduler.step()
+        assert optimizer.base.param_groups[0]["lr"] == 0.05
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda b: PARQ("sgd", LSBQ(2)), "base: got str; allowed: a torch optimizer"),
+            (lambda b: PARQ(b, LSBQ(2), period=0), "got warmup 0, period 0.*allowed: warmup >= 0, period >= 1"),
+            (lambda b: PARQ(b, [LSBQ(2), LSBQ(1)]), "quantizer: got 2 for 1 parameter groups; allowed: one, or one a group"),
+            (lambda b: PARQ(b, [None]), "got None for every group; allowed: a quantizer for at least one"),
+            (lambda b: PARQ(b, LSBQ(2), granularity="row"), "granularity: got 'row'; allowed: 'tensor'"),
+            (
+                lambda b: PARQ(torch.optim.SGD([{"params": []}, *b.param_groups], lr=1), LSBQ(2)),
+                "group 0: got no parameters that take",
+            ),
+        ],
+    )
+    def test_refuses_what_it_cannot_wrap(self, make, message: str) -> None:  # type: ignore[no-untyped-def]
+        with pytest.raises(ConfigError, match=message):
+            make(torch.optim.SGD(network().parameters(), lr=0.1))
+
+    def test_refuses_groups_that_do_not_divide(self) -> None:
+        model = network()
+        with pytest.raises(ConfigError, match=r"got group 5 for shape \(24, 16\); allowed: a divisor of the last axis"):
+            train(model, wrapped(model, granularity={"group": 5}), 1)
+
+    def test_refuses_a_foreign_state(self) -> None:
+        optimizer = wrapped(network())
+        with pytest.raises(ConfigError, match="got one without its part, or of other groups"):
+            optimizer.load_state_dict(optimizer.base.state_dict())
+
+
+def sign_of(w: torch.Tensor) -> torch.Tensor:
+    scale = w.abs().mean()
+    return torch.where(w > 0, scale, -scale)

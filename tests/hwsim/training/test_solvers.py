@@ -1,0 +1,161 @@
+"""Solvers find critical points on which the theory's rates and bounds hold."""
+
+from math import inf
+
+import pytest
+import torch
+
+from hwsim.errors import ConfigError
+from hwsim.training import (
+    ABSOLUTE,
+    LOGISTIC,
+    PAR,
+    POISSON,
+    SQUARES,
+    Glm,
+    GuaranteeWarning,
+    Stopping,
+    accelerated,
+    admm,
+    aprox,
+    convergence_bound,
+    distance,
+    l1_slopes,
+    mcp_like,
+    objective,
+    prox_sgd,
+    proximal_gradient,
+    quantization_rate,
+    rate_bound,
+    squared_l2_slopes,
+)
+
+F64 = torch.float64
+LEVELS = tuple(0.5 * k for k in range(9))
+L1, RIDGE, MCP, W = (
+    PAR(LEVELS, l1_slopes(LEVELS)),
+    PAR(LEVELS, squared_l2_slopes(LEVELS)),
+    mcp_like(LEVELS, 3.0),
+    distance(LEVELS),
+)
+
+
+def instance(family=SQUARES, problems: int = 3, n: int = 10, d: int = 40, seed: int = 0) -> Glm:  # type: ignore[no-untyped-def]
+    draw = torch.Generator().manual_seed(seed)
+    design = torch.randn(problems, n, d, generator=draw, dtype=F64)
+    truth = torch.zeros(problems, d, dtype=F64)
+    truth[:, :4] = torch.randint(-2, 3, (problems, 4), generator=draw).double()
+    predictor = torch.bmm(design, truth.unsqueeze(-1)).squeeze(-1)
+    noise = torch.randn(problems, n, generator=draw, dtype=F64)
+    response = {"squares": predictor + 0.3 * noise, "absolute": predictor + 0.3 * noise,
+                "logistic": (predictor + noise > 0).double(),
+                "poisson": (0.3 * predictor).clamp(max=2).exp().round()}  # fmt: skip
+    return Glm(design, response[family.name], family)
+
+
+class TestSolvers:
+    @pytest.mark.parametrize("solver", [proximal_gradient, accelerated, admm])
+    @pytest.mark.parametrize("family", [SQUARES, LOGISTIC, POISSON], ids=lambda f: f.name)
+    @pytest.mark.parametrize("par", [L1, RIDGE], ids=["l1", "ridge"])
+    def test_agree_on_convex_problems_and_meet_the_optimality_condition(self, solver, family, par: PAR) -> None:  # type: ignore[no-untyped-def]
+        problem = instance(family)
+        best = accelerated(problem, par, 0.3, stopping=Stopping(1e-9, 20000))
+        found = solver(problem, par, 0.3, stopping=Stopping(1e-6, 20000))
+        assert bool(found.converged.all())
+        assert float((found.objective - best.objective).abs().max()) < 1e-6
+        low, high = par.subgradient(found.x)
+        gradient = -problem.gradient(found.x) / 0.3
+        assert bool(((gradient >= low - 1e-5) & (gradient <= high + 1e-5)).all())
+
+    def test_admm_returns_the_quantized_variable(self) -> None:
+        found = admm(instance(), L1, 0.3)
+        assert float(quantization_rate(found.x, L1).min()) >= 0.75
+
+    def test_every_problem_may_have_its_own_strength(self) -> None:
+        problem, strengths = instance(), torch.tensor([0.05, 0.3, 2.0], dtype=F64)
+        together = accelerated(problem, L1, strengths).objective
+        alone = [accelerated(problem.take(slice(i, i + 1)), L1, float(t)).objective for i, t in enumerate(strengths)]
+        torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-8)
+
+    def test_refuse_a_loss_that_is_not_smooth(self) -> None:
+        with pytest.raises(ConfigError, match="got the loss 'absolute', which is not smooth; allowed: squares"):
+            accelerated(instance(ABSOLUTE), L1, 0.1)
+
+    def test_refuse_shapes_that_do_not_fit(self) -> None:
+        with pytest.raises(ConfigError, match=r"got \(2, 3, 4\) and \(2, 4\); allowed: \(problems, n, d\) and \(problems, n\)"):
+            Glm(torch.zeros(2, 3, 4), torch.zeros(2, 4))
+
+
+class TestQuantizationRate:
+    @pytest.mark.parametrize("strength", [0.01, 0.1, 1.0])
+    @pytest.mark.parametrize("family", [SQUARES, LOGISTIC], ids=lambda f: f.name)
+    @pytest.mark.parametrize("par", [L1, RIDGE, MCP, W], ids=["l1", "ridge", "mcp", "distance"])
+    def test_is_at_least_one_minus_n_over_d(self, par: PAR, family, strength: float) -> None:  # type: ignore[no-untyped-def]
+        problem = instance(family, problems=4)
+        found = accelerated(problem, par, strength, stopping=Stopping(1e-9, 20000))
+        assert float(quantization_rate(found.x, par).min()) >= rate_bound(par, 10, 40) == 0.75
+
+    def test_is_tight_at_a_small_strength(self) -> None:
+        found = accelerated(instance(), RIDGE, 0.01, stopping=Stopping(1e-10, 40000))
+        assert quantization_rate(found.x, RIDGE).tolist() == [0.75] * 3
+
+    def test_has_no_guarantee_where_a_slope_is_zero(self) -> None:
+        binary = PAR((0, 1), (0, inf))
+        draw = torch.Generator().manual_seed(0)
+        design = torch.randn(1, 10, 100, generator=draw, dtype=F64)
+        inside = 0.1 * torch.randn(1, 100, generator=draw, dtype=F64)
+        found = accelerated(Glm(design, torch.bmm(design, inside.unsqueeze(-1)).squeeze(-1)), binary, 0.1)
+        assert float(quantization_rate(found.x, binary)) == 0.0
+        with pytest.warns(GuaranteeWarning, match=r"theorem qr >= 1 - n/d .* needs a non-zero slope on every open piece"):
+            assert rate_bound(binary, 10, 100) == 0.0
+
+
+class TestBounds:
+    def test_ridge_like_estimates_are_near_ridge(self) -> None:
+        n, d, gap, strength = 40, 160, 0.4, 0.5
+        problem = instance(problems=2, n=n, d=d)
+        levels = tuple(gap * k for k in range(11))
+        x = accelerated(problem, PAR(levels, squared_l2_slopes(levels)), strength, stopping=Stopping(1e-9, 20000)).x
+        gram = problem.design.transpose(1, 2) @ problem.design / n
+        moment = (problem.design * problem.response.unsqueeze(-1)).sum(1) / n
+        ridge = torch.linalg.solve(gram + strength * torch.eye(d, dtype=F64), moment)
+        assert float(ridge.abs().max()) <= levels[-1]
+        assert bool(((x - ridge).norm(dim=-1) <= gap * d**0.5 / 2).all())
+        assert bool((problem.predictor(x - ridge).square().mean(-1) <= strength * d * gap**2 / 4).all())
+
+
+class TestStochasticMethods:
+    def test_the_last_iterate_of_aprox_stays_within_the_theorem_and_quantized_where_prox_sgd_is_neither(self) -> None:
+        d, steps, strength = 20, 1000, 0.05
+        problem = instance(ABSOLUTE, problems=2, n=60, d=d)
+        par = PAR((0, 0.5, 1, 1.5, 2, 2.5), (0.5, 1, 1.5, 2, 2.5, 3))
+        lipschitz = float(problem.design.norm(dim=-1).max()) + strength * 3 * d**0.5
+        long = aprox(problem, par, strength, lambda t: 0.5 / t**0.5, 1500, batch=60)
+        radius = float(long.average.norm(dim=-1).max())
+        least = torch.minimum(long.average_objective[-1], long.objective[-1])
+        runs = [
+            run(problem, par, strength, lambda t: radius / (2 * lipschitz * t**0.5), steps, seed=1) for run in (aprox, prox_sgd)
+        ]
+        for objectives in (runs[0].objective, runs[0].average_objective):
+            assert float((objectives[-1] - least).max()) <= convergence_bound(lipschitz, radius, steps)
+        assert float(runs[0].rate[-1].min()) >= 0.15
+        assert float(runs[1].rate[-1].max()) <= 0.1
+
+    def test_two_lines_equal_the_one_step_form(self) -> None:
+        """w_(t+1) minimises sum_s eta_s (<g_s, w> + strength psi(w)) + |w|^2/2: its subgradient there contains zero."""
+        problem, par, eta = instance(), RIDGE, 0.05
+        run = aprox(problem, par, 0.2, lambda t: eta, 30, seed=3)
+        moved = [aprox(problem, par, 0.2, lambda t: eta, t, seed=3).last for t in range(1, 30)]
+        draw, total = torch.Generator().manual_seed(3), torch.zeros_like(run.last)
+        for w in [torch.zeros_like(run.last), *moved]:
+            drawn = torch.randint(problem.observations, (problem.problems, 1), generator=draw)
+            rows = problem.design.gather(1, drawn.unsqueeze(-1).expand(-1, -1, problem.dimensions))
+            total = total + eta * Glm(rows, problem.response.gather(1, drawn)).gradient(w)
+        low, high = par.subgradient(run.last)
+        needed = (-total - run.last) / (30 * eta * 0.2)
+        assert bool(((needed >= low - 1e-9) & (needed <= high + 1e-9)).all())
+
+    def test_the_objective_is_loss_plus_regularizer(self) -> None:
+        problem = instance()
+        x = torch.ones(3, 40, dtype=F64)
+        torch.testing.assert_close(objective(problem, L1, 2.0, x), problem.loss(x) + 2 * L1.value(x).sum(-1))

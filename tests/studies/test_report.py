@@ -1,0 +1,111 @@
+"""What a report says of numbers that are known."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from hwsim.studies.report.budgets import budgets
+from hwsim.studies.report.plots import budget_bars
+from hwsim.studies.report.statistics import Spread, Unit, paired
+from hwsim.studies.report.summary import Series
+
+
+def series(datapath: str, part: str, values: Mapping[int, float | None]) -> Series:
+    """One epoch for each seed; None is a run that diverged."""
+
+    def row(value: float | None) -> dict[str, Any]:
+        return {"status": "done" if value is not None else "diverged", "epoch": 0, "accuracy": value, "test_loss": value}
+
+    return Series(datapath, {}, part, {seed: (row(value),) for seed, value in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "deviation"),
+    [([1.0, 2.0, 3.0], 2.0, 1.0), ([4.0], 4.0, math.nan), ([], math.nan, math.nan), ([1.0, 1.0], 1.0, 0.0)],
+)
+def test_a_spread_is_mean_and_sample_deviation(values: list[float], mean: float, deviation: float) -> None:
+    found = Spread.of(values)
+    assert (found.mean, found.deviation) == pytest.approx((mean, deviation), nan_ok=True)
+    assert found.count == len(values)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "value", "change"),
+    [
+        ("accuracy", [0.90, 0.92], "91.0 ± 1.4 %", "+91.0 ± 1.4 points"),
+        ("accuracy", [-0.005], "-0.5 %", "-0.5 points"),
+        ("accuracy", [], "-", "-"),
+        ("test_loss", [0.0121, 0.0123], "0.01220 ± 0.00014", "+0.01220 ± 0.00014"),
+        ("test_loss", [123.0, 125.0], "124.0 ± 1.4", "+124.0 ± 1.4"),
+        ("test_loss", [12345.0], "12345", "+12345"),
+        ("test_loss", [0.0, 0.0], "0.0 ± 0.0", "+0.0 ± 0.0"),
+    ],
+)
+def test_numbers_are_written_with_their_unit_and_the_digits_that_matter(
+    metric: str, values: list[float], value: str, change: str
+) -> None:
+    spread = Spread.of(values)
+    unit = Unit.of(metric, [spread])
+    assert (unit.value(spread), unit.change(spread)) == (value, change)
+
+
+def test_differences_are_taken_seed_by_seed_where_both_have_one() -> None:
+    assert paired({0: 5.0, 1: 7.0, 2: 9.0}, {1: 3.0, 2: 4.0, 3: 1.0}) == {1: 4.0, 2: 5.0}
+
+
+PARTS: dict[str, dict[int, float | None]] = {
+    "none": {0: 10.0, 1: 20.0},
+    "all": {0: 16.0, 1: 28.0},
+    "only input": {0: 11.0, 1: 22.0},
+    "all but input": {0: 14.0, 1: 23.0},
+    "only weight": {0: 13.0, 1: 22.0},
+    "all but weight": {0: 12.0, 1: 23.0},
+}
+
+
+def test_a_budget_splits_the_change_of_all_into_roles_and_what_is_left() -> None:
+    (budget,) = budgets([series("dp", part, values) for part, values in PARTS.items()], ["test_loss"])
+    assert (budget.none.mean, budget.total.mean) == (15.0, 7.0)
+    found = {row.role: (row.alone.mean, row.all_but.mean, row.interaction.mean) for row in budget.rows}
+    assert found == {"input": (1.5, 3.5, 2.0), "weight": (2.5, 2.5, 2.0)}
+    assert budget.left.mean == 7.0 - 1.5 - 2.5
+    assert budget.rows[0].alone.deviation == pytest.approx(math.sqrt(0.5))
+
+
+def test_a_diverged_run_leaves_its_seed_out_of_the_budget() -> None:
+    parts = {**PARTS, "only input": {0: None, 1: 22.0}}
+    (budget,) = budgets([series("dp", part, values) for part, values in parts.items()], ["test_loss"])
+    rows = {row.role: row for row in budget.rows}
+    assert (rows["input"].alone.mean, rows["input"].alone.count) == (2.0, 1)
+    assert rows["weight"].alone.count == 2
+    assert budget.left.mean == 8.0 - 2.0 - 2.0
+    assert series("dp", "", {0: None, 1: 1.0}).diverged == 1
+
+
+@pytest.mark.parametrize(
+    ("weight", "finding"),
+    [
+        ({0: 13.0, 1: 22.5}, ", most by its role weight (+2.750 ± 0.354 alone)."),
+        ({0: 7.0, 1: 17.0}, "; no role alone does so by more than the seeds differ."),
+        ({0: 10.0, 1: 27.0}, "; no role alone does so by more than the seeds differ."),
+    ],
+)
+def test_the_headline_names_a_role_only_where_it_stands_out_of_the_seeds(weight: dict[int, float], finding: str) -> None:
+    parts = {**PARTS, "only weight": weight, "only input": {0: 11.0, 1: 20.0}}
+    (budget,) = budgets([series("dp", part, values) for part, values in parts.items()], ["test_loss"])
+    assert budget.headline == "dp changes test_loss by +7.000 ± 1.414 after 1 epoch" + finding
+
+
+def test_a_budget_without_its_twin_is_not_reported() -> None:
+    assert budgets([series("dp", part, values) for part, values in PARTS.items() if part != "none"], ["test_loss"]) == ()
+
+
+def test_plots_take_the_pages_colour_and_escape_what_they_show() -> None:
+    (budget,) = budgets([series("<b>&$x$", part, values) for part, values in PARTS.items()], ["test_loss"])
+    plot = budget_bars(budget)
+    assert plot.startswith("<svg")
+    assert "currentColor" in plot
+    assert "<b>" not in plot
+    assert plot == budget_bars(budget)
