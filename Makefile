@@ -16,7 +16,7 @@ study: setup
 	$(BIN)/hwsim run quickstart
 
 test: setup
-	$(BIN)/python -m pytest -m "not large"
+	$(BIN)/python -m pytest -m "not large" -n auto --dist loadfile
 
 test-large: setup
 	$(BIN)/python -m pytest -m large

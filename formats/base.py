@@ -11,6 +11,8 @@ import torch
 
 from .errors import FormatError
 from .grid import Grid
+from .levels import Levels
+from .packing import Order, pack, unpack
 
 MAX_LISTED_BITS = 16
 
@@ -30,9 +32,18 @@ class Format(ABC):
     signed: bool
 
     @property
-    @abstractmethod
     def grid(self) -> Grid:
-        """The uniform-in-binade grid that its finite values lie on."""
+        """The uniform-in-binade grid that its finite values lie on.
+
+        Raises:
+            FormatError: they lie on none.
+        """
+        raise FormatError(f"{self}: its values lie on no uniform grid; allowed here: floats, integers and fixed point")
+
+    @property
+    def lattice(self) -> Grid | Levels:
+        """Its finite values as a grid, or one by one."""
+        return self.grid
 
     @abstractmethod
     def decode_code(self, code: int) -> Fraction | float:
@@ -41,48 +52,48 @@ class Format(ABC):
     @property
     def max(self) -> float:
         """The largest finite value."""
-        return self.grid.max_value
+        return self.lattice.max_value
 
     @property
     def min(self) -> float:
         """The smallest (most negative) finite value."""
-        return self.grid.min_value
+        return self.lattice.min_value
 
     @property
     def smallest_subnormal(self) -> float:
         """The smallest positive value."""
-        return self.grid.smallest_positive
+        return self.lattice.smallest_positive
 
     @property
     def smallest_normal(self) -> float:
         """The smallest positive value with a full significand (for integers and fixed point: the smallest positive value)."""
-        return self.grid.smallest_positive
+        return self.lattice.smallest_positive
 
     @property
     def has_nan(self) -> bool:
         """Whether a code is NaN."""
-        return self.grid.nan_code is not None
+        return self.lattice.nan_code is not None
 
     @property
     def has_infinity(self) -> bool:
         """Whether a code is +infinity."""
-        return self.grid.infinity_code is not None
+        return self.lattice.infinity_code is not None
 
     @property
     def has_negative_zero(self) -> bool:
         """Whether -0 has a code."""
-        return self.grid.negative_zero
+        return self.lattice.negative_zero
 
     @property
     def carrier(self) -> torch.dtype:
         """The smaller of float32 and float64 that holds every value."""
-        return torch.float32 if self.grid.fits(24, -149, 127) else torch.float64
+        return torch.float32 if self.lattice.fits(24, -149, 127) else torch.float64
 
     def holds(self, dtype: torch.dtype) -> bool:
         """Whether a tensor of `dtype` holds every value of the format."""
         info = torch.finfo(dtype)
         digits = 1 - round_log2(info.eps)
-        return self.grid.fits(digits, round_log2(info.tiny) - digits + 1, round_log2(info.max))
+        return self.lattice.fits(digits, round_log2(info.tiny) - digits + 1, round_log2(info.max))
 
     def values(self) -> torch.Tensor:
         """The finite values, ascending, zero once.
@@ -93,7 +104,7 @@ class Format(ABC):
         if self.bits > MAX_LISTED_BITS:
             raise FormatError(f"values of {self}: it has {self.bits} bits; allowed: formats of up to {MAX_LISTED_BITS} bits")
         finite = {v for v in map(self.decode_code, range(1 << self.bits)) if isinstance(v, Fraction)}
-        return torch.tensor([float(v) for v in sorted(finite)], dtype=self.carrier)
+        return torch.tensor([float(v) for v in sorted(finite) if self.min <= v <= self.max], dtype=self.carrier)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """The bit codes (int64, x's shape) of a tensor of exact values of the format.
@@ -114,6 +125,14 @@ class Format(ABC):
         from .codes import decode
 
         return decode(codes, self)
+
+    def pack(self, codes: torch.Tensor, order: Order = "low_first") -> torch.Tensor:
+        """Codes in bytes without a gap, row by row (see `hwsim.formats.packing.pack`)."""
+        return pack(codes, self.bits, order)
+
+    def unpack(self, packed: torch.Tensor, count: int | None = None, order: Order = "low_first") -> torch.Tensor:
+        """The codes of bytes, `count` a row; by default all that they hold (see `hwsim.formats.packing.unpack`)."""
+        return unpack(packed, self.bits, count, order)
 
 
 def round_log2(x: float) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
@@ -58,21 +57,22 @@ class Rule(NamedTuple):
 
     @property
     def uniform(self) -> bool:
+        """Whether the ulp is the same everywhere."""
         return self.min_exponent == UNIFORM
 
-    def packed(self) -> list[int]:
-        """The fields as integers, the real ones by their float64 bits."""
-        return [*self[:INTEGERS], *struct.unpack(f"<{REALS}q", struct.pack(f"<{REALS}d", *self[INTEGERS:]))]
+    def packed(self) -> str:
+        """The fields as one word, the real ones in exact hexadecimal: the cheapest argument an operator can take."""
+        return " ".join([*map(str, self[:INTEGERS]), *map(float.hex, self[INTEGERS:])])
 
 
 INTEGERS = Rule._fields.index("max_value")
-REALS = len(Rule._fields) - INTEGERS
 
 
 @lru_cache(maxsize=1024)
-def unpack(packed: tuple[int, ...]) -> Rule:
+def unpack(packed: str) -> Rule:
     """The Rule of packed fields."""
-    return Rule(*packed[:INTEGERS], *struct.unpack(f"<{REALS}d", struct.pack(f"<{REALS}q", *packed[INTEGERS:])))
+    fields = packed.split()
+    return Rule(*map(int, fields[:INTEGERS]), *map(float.fromhex, fields[INTEGERS:]))
 
 
 @lru_cache(maxsize=1024)

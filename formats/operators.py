@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .backends import backend as backend_named
+from .backends import gpu
+from .backends.registry import cpu_kernel
 from .backends.vector import round_tensor
 from .base import Format
 from .lowering import lower, unpack
 from .philox import Draw
 from .rounding import Projection
-from .scaled import PER_TENSOR, UNSCALED, Geometry, ScaleLayout, geometry, result_dtype
+from .scaled import PER_TENSOR, Geometry, ScaleLayout, geometry, result_dtype
 
 NO_DRAW = Draw()
-LIBRARY = torch.library.Library("hwsim", "FRAGMENT")
-LIBRARY.define(
-    "quantize(Tensor x, int[] rule, Tensor? scale, int[] geometry, int[] draw, ScalarType dtype) -> Tensor",
+LIBRARY = torch.library.Library("hwsim", "FRAGMENT")  # type: ignore[no-untyped-call]
+LIBRARY.define(  # type: ignore[no-untyped-call]
+    "quantize(Tensor x, str rule, Tensor? scale, int[] geometry, int[] draw, ScalarType dtype) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+quantize: Callable[..., Tensor] = torch.ops.hwsim.quantize.default
+"""The operator: a packed Rule, and where they are needed a Geometry and the numbers of a Draw, instead of records."""
 
 
 def quantize_tensor(
@@ -59,23 +66,41 @@ def quantize_tensor(
     """
     if backend is not None:
         return backend_named(backend).quantize(x, fmt, projection, scale, scale_layout, draw, rescale)
-    where = UNSCALED if scale is None else geometry(x.shape, scale, scale_layout)
-    rule = lower(fmt, projection, rescale).packed()
-    result: Tensor = torch.ops.hwsim.quantize.default(x, rule, scale, where, draw.numbers, result_dtype(fmt, x.dtype))
-    return result
+    where = () if scale is None else geometry(x.shape, scale, scale_layout)
+    rule, words, dtype = _constants(fmt, projection, rescale, draw, x.dtype)
+    if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
+        return quantize(x, rule, scale, where, words, dtype)
+    with torch._C._AutoDispatchBelowAutograd():
+        return quantize(x, rule, scale, where, words, dtype)
 
 
-def _on_cpu(x: Tensor, rule: list[int], scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
-    from .backends.cpu import round_tensor
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constants(
+    fmt: Format, projection: Projection, rescale: bool, draw: Draw, dtype: torch.dtype
+) -> tuple[str, tuple[int, ...], torch.dtype]:
+    """What the operator is given besides tensors: constants in a compiled graph."""
+    rule, result = _packed(fmt, projection, rescale, dtype)
+    return rule, draw.numbers if projection.rounding.is_stochastic else (), result
 
-    return round_tensor(x, unpack(tuple(rule)), scale, Geometry(*where), draw, dtype)
+
+@lru_cache(maxsize=1024)
+def _packed(fmt: Format, projection: Projection, rescale: bool, dtype: torch.dtype) -> tuple[str, torch.dtype]:
+    return lower(fmt, projection, rescale).packed(), result_dtype(fmt, dtype)
 
 
-def _on_any_device(x: Tensor, rule: list[int], scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
-    return round_tensor(x, unpack(tuple(rule)), scale, Geometry(*where), draw, dtype)
+def _on_cpu(x: Tensor, rule: str, scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
+    return cpu_kernel()(x, unpack(rule), scale, Geometry(*where), draw, dtype)
 
 
-def _shape_only(x: Tensor, rule: list[int], scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
+def _on_gpu(x: Tensor, rule: str, scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
+    return gpu.round_tensor(x, unpack(rule), scale, Geometry(*where), draw, dtype)
+
+
+def _on_any_device(x: Tensor, rule: str, scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
+    return round_tensor(x, unpack(rule), scale, Geometry(*where), draw, dtype)
+
+
+def _shape_only(x: Tensor, rule: str, scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
     return torch.empty_like(x, dtype=dtype)
 
 
@@ -83,21 +108,28 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
-            return torch.ops.hwsim.quantize.default(x, *arguments)
+            return quantize(x, *arguments)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return gradient, None, None, None, None, None
 
 
 def _with_gradient(x: Tensor, *arguments: Any) -> Tensor:
     if x.requires_grad and torch.is_grad_enabled():
-        return _StraightThrough.apply(x, *arguments)
+        result: Tensor = _StraightThrough.apply(x, *arguments)
+        return result
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.hwsim.quantize.default(x, *arguments)
+        return quantize(x, *arguments)
 
 
-LIBRARY.impl("quantize", _on_cpu, "CPU")
-LIBRARY.impl("quantize", _on_any_device, "CompositeExplicitAutograd")
-LIBRARY.impl("quantize", _shape_only, "Meta")
-LIBRARY.impl("quantize", _with_gradient, "Autograd")
+def _implement(key: str, kernel: Callable[..., Tensor]) -> None:
+    LIBRARY.impl("quantize", kernel, key)  # type: ignore[no-untyped-call]
+
+
+_implement("CPU", _on_cpu)
+if find_spec("triton"):
+    _implement("CUDA", _on_gpu)
+_implement("CompositeExplicitAutograd", _on_any_device)
+_implement("Meta", _shape_only)
+_implement("Autograd", _with_gradient)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -55,7 +56,7 @@ class Draw:
         """The counter's third and fourth word: (step, call 2^16 + rank)."""
         return self.step, (self.call << 16) + self.rank
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[int, int, int, int, int]:
         """What kernels are given: the key, the upper half of the counter, the offset."""
         return *self.key, *self.counter_high, self.offset

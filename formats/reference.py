@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import copysign, floor, isfinite, isinf, isnan
 
@@ -58,13 +59,14 @@ def _goes_up(v: Fraction, even: bool, negative: bool, rounding: Rounding, word: 
         case "stochastic":
             n = rounding.random_bits
             r = word >> (32 - n)
+            full = 1 << n
             match rounding.variant:
                 case "A":
-                    return floor(v * 2**n) + r >= 2**n
+                    return floor(v * full) + r >= full
                 case "B":
-                    return floor(v * 2 ** (n + 1)) + 2 * r + 1 >= 2 ** (n + 1)
+                    return floor(v * 2 * full) + 2 * r + 1 >= 2 * full
                 case "C":
-                    return round(v * 2**n) + r >= 2**n
+                    return round(v * full) + r >= full
 
 
 def project(x: Fraction | float, fmt: Format, projection: Projection, word: int = 0) -> Fraction | float:
@@ -102,8 +104,9 @@ def project_scaled(
     """
     if projection.flush_inputs and abs(x) < SMALLEST_NORMAL_FLOAT32:
         x = copysign(0.0, x)
-    quotient = Fraction(x) / Fraction(scale) if x and scale and isfinite(x) and isfinite(scale) else _special_quotient(x, scale)
-    rounded = project(quotient, fmt, Projection(projection.rounding, projection.overflow, projection.nan, False, projection.flush_outputs), word)
+    ordinary = x and scale and isfinite(x) and isfinite(scale)
+    quotient = Fraction(x) / Fraction(scale) if ordinary else _special_quotient(x, scale)
+    rounded = project(quotient, fmt, replace(projection, flush_inputs=False), word)
     if not (rounded and scale and isfinite(rounded) and isfinite(scale)):
         return rounded, float(rounded) * scale
     product = project(Fraction(rounded) * Fraction(scale), carrier, Projection(overflow="infinity"))
@@ -172,7 +175,9 @@ def not_a_number(fmt: Format, projection: Projection) -> Fraction | float:
         case "zero":
             return Fraction(0) if fmt.grid.zero else Fraction(fmt.grid.min_value)
         case "error":
-            raise FormatError(f"NaN given to {fmt}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes", "nan")
+            raise FormatError(
+                f"NaN given to {fmt}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes", "nan"
+            )
 
 
 def zero(negative: bool, fmt: Format, projection: Projection) -> Fraction | float:
@@ -190,12 +195,9 @@ def check_projection(fmt: Format, projection: Projection) -> None:
     """
     rule = projection.overflow
     if rule == "infinity" and not fmt.has_infinity:
-        raise FormatError(f"overflow: got 'infinity' for {fmt}, which has no infinity; allowed: saturate{_nan_word(fmt)}", "overflow")
+        others = "saturate, nan" if fmt.has_nan else "saturate"
+        raise FormatError(f"overflow: got 'infinity' for {fmt}, which has no infinity; allowed: {others}", "overflow")
     if rule == "nan" and not fmt.has_nan:
         raise FormatError(f"overflow: got 'nan' for {fmt}, which has no NaN; allowed: saturate", "overflow")
     if rule == "wrap" and (fmt.kind not in ("integer", "fixed") or getattr(fmt, "symmetric", False)):
-        raise FormatError(f"overflow: got 'wrap' for {fmt}; allowed: only integers and fixed point that use every code", "overflow")
-
-
-def _nan_word(fmt: Format) -> str:
-    return ", nan" if fmt.has_nan else ""
+        raise FormatError(f"overflow: got 'wrap' for {fmt}; allowed: integers and fixed point that use every code", "overflow")

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from .base import Format
+from .block import Block
 from .errors import FormatError
 from .float import Float
 from .integer import Fixed, Integer
@@ -24,7 +25,7 @@ def format_kinds() -> Mapping[str, type[Format]]:
     Raises:
         FormatError: a plug-in takes a kind that exists, or is no Format.
     """
-    kinds: dict[str, type[Format]] = {"float": Float, "integer": Integer, "fixed": Fixed}
+    kinds: dict[str, type[Format]] = {"float": Float, "integer": Integer, "fixed": Fixed, "block": Block}
     for entry in entry_points(group=ENTRY_POINTS):
         record = entry.load()
         if entry.name in kinds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ CARRIERS: dict[torch.dtype, Format] = {
 
 @dataclass(frozen=True)
 class ScaleLayout:
-    """How many scales a tensor has: one (the default), one for each index of `axis`, or one for each `size` neighbours along it.
+    """How many scales a tensor has: one (the default), one an index of `axis`, or one for each `size` neighbours along it.
 
     The scale's shape is, for a tensor of shape (..., n, ...): any shape of one element; n elements; (..., ceil(n / size), ...),
     the last group being short where size does not divide n.
@@ -40,7 +41,7 @@ class ScaleLayout:
 
     def __post_init__(self) -> None:
         if self.size is not None and (self.axis is None or self.size < 1):
-            raise FormatError(f"size: got {self.size} with axis {self.axis}; allowed: a whole number from 1 on, with an axis", "size")
+            raise FormatError(f"size: got {self.size}, axis {self.axis}; allowed: a whole number from 1 on and an axis", "size")
 
 
 PER_TENSOR = ScaleLayout()
@@ -54,8 +55,8 @@ class Geometry(NamedTuple):
     ((r div period) blocks + (r mod period) div size) step + g + stride i.
     """
 
-    row: int
-    length: int
+    row: int = 1
+    length: int = 1
     stride: int = 0
     period: int = 1
     blocks: int = 0
@@ -70,7 +71,7 @@ class Geometry(NamedTuple):
         return first + place // self.length + self.stride * (place % self.length)
 
 
-UNSCALED = Geometry(1, 1)
+UNSCALED = Geometry()
 
 
 def geometry(shape: torch.Size, scale: torch.Tensor, layout: ScaleLayout) -> Geometry:
@@ -84,7 +85,8 @@ def geometry(shape: torch.Size, scale: torch.Tensor, layout: ScaleLayout) -> Geo
         _check_shape(scale, scale.numel() == 1, "one element")
         return Geometry(max(count, 1), max(count, 1))
     if not -len(shape) <= layout.axis < len(shape):
-        raise FormatError(f"axis: got {layout.axis} for a tensor of shape {tuple(shape)}; allowed: {-len(shape)} to {len(shape) - 1}", "axis")
+        allowed = f"{-len(shape)} to {len(shape) - 1}"
+        raise FormatError(f"axis: got {layout.axis} for a tensor of shape {tuple(shape)}; allowed: {allowed}", "axis")
     axis = layout.axis % len(shape)
     n, inner = max(shape[axis], 1), max(shape[axis + 1 :].numel(), 1)
     if layout.size is None:
@@ -103,6 +105,7 @@ def _check_shape(scale: torch.Tensor, fits: bool, expected: str) -> None:
         raise FormatError(f"scale: got shape {tuple(scale.shape)}; allowed: {expected}", "scale")
 
 
+@lru_cache(maxsize=1024)
 def result_dtype(fmt: Format, dtype: torch.dtype) -> torch.dtype:
     """The input's dtype where that holds every value of the format, else the smaller of float32 and float64 that does.
 

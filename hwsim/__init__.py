@@ -1,10 +1,11 @@
 """hwsim: number formats and accelerator datapaths, emulated bit for bit in PyTorch training.
 
-The public face: `format`, `quantize`, `mac`, `matmul`, `datapath`, `emulate`, `backends`, and the errors.
+The public face: `format`, `quantize`, `mac`, `matmul`, `datapath`, `emulate`, `backends`, `training`, and the errors.
 """
 
 from typing import Any
 
+from hwsim import training
 from hwsim.casting import Quantized, quantize
 from hwsim.casts import Cast, Scaling
 from hwsim.datapaths import Datapath, datapath
@@ -55,4 +56,5 @@ __all__ = [
     "mac",
     "matmul",
     "quantize",
+    "training",
 ]

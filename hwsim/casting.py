@@ -154,7 +154,7 @@ def _magnitude_max(x: Tensor, layout: ScaleLayout) -> Tensor:
         return _largest(x, others) if others else x.abs()
     whole = x.movedim(axis, -1)
     padded = torch.nn.functional.pad(whole, (0, -x.shape[axis] % layout.size))
-    return _largest(padded.unflatten(-1, (-1, layout.size)), [-1]).movedim(-1, axis)
+    return _largest(padded.reshape(*padded.shape[:-1], -1, layout.size), [-1]).movedim(-1, axis)
 
 
 def _largest(x: Tensor, dims: list[int] | None = None) -> Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,55 +15,69 @@ from torch import Tensor
 
 from hwsim.formats.lowering import INTEGERS, Rule, lower
 from hwsim.formats.rounding import Projection
-from hwsim.formats.scaled import CARRIERS, UNSCALED, Geometry
+from hwsim.formats.scaled import CARRIERS, Geometry
 
 from .fast import fast_loop
 from .kernels import round_range
-from .words import BLOCK
 from .refusal import refuse_nan
+from .words import BLOCK
 
+Found = TypeVar("Found")
 THREADED = 1 << 16
 ONE = np.ones(1)
+NO_DRAW = (0, 0, 0, 0, 0)
 RECORD = np.dtype([(name, np.int64 if i < INTEGERS else np.float64) for i, name in enumerate(Rule._fields)])
 
 
-def round_tensor(x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype) -> Tensor:
+def round_tensor(
+    x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
+) -> Tensor:
     """x rounded by a rule, after division by its scale and times it again, in `dtype`, with x's strides.
 
     Raises:
         FormatError: the rule refuses NaN, and an element becomes one.
     """
-    wide = torch.float64 if dtype is torch.float64 else torch.float32
-    source = x.detach() if x.dtype is torch.float64 or x.dtype is torch.float32 else x.detach().float()
-    source = source.contiguous()
-    out = torch.empty_like(source, dtype=wide)
-    count = source.numel()
+    count = x.numel()
     if not count:
         return torch.empty_like(x, dtype=dtype)
-    scales, where = ONE, (count, count, *UNSCALED[2:])
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    source = readable(x)
+    out = torch.empty_like(source, dtype=wide)
+    scales, where = ONE, Geometry(count, count)
     if scale is not None:
-        scales, where = scale.detach().double().reshape(-1).numpy(), tuple(geometry)
-    exact = source.dtype is torch.float32 is dtype and (scale is None or scale.dtype is not torch.float64)
+        scales, where = scale.detach().double().numpy().reshape(-1), geometry
+    records = _records(rule, dtype)
+    exact = source.dtype is torch.float32 is wide and (scale is None or scale.dtype is not torch.float64)
     loop = fast_loop(rule, scale is not None) if exact else None
-    arguments = scales, where, tuple(draw), _records(rule, dtype), loop
-    found = _in_threads(source.view(-1).numpy(), out.view(-1).numpy(), arguments)
+    narrow = records[1] if loop is not None and scale is not None and dtype is not wide else None
+    arguments = scales, tuple(where), tuple(draw) or NO_DRAW, records, loop, narrow
+    given, result = source.numpy().reshape(-1), out.numpy().reshape(-1)
+    found = any(in_threads(lambda low, high: round_range(given, result, low, high, *arguments), count, count, BLOCK))
     if found and rule.refuses_nan:
         refuse_nan(x, out)
     if dtype is not wide:
         out = out.to(dtype)
-    return out if out.stride() == x.stride() else torch.empty_like(x, dtype=dtype).copy_(out)
+    return out if source is x or out.stride() == x.stride() else torch.empty_like(x, dtype=dtype).copy_(out)
 
 
-def _in_threads(x: npt.NDArray[Any], out: npt.NDArray[Any], arguments: tuple[Any, ...]) -> bool:
-    """round_range over the whole of x, in as many threads as torch uses."""
+def readable(x: Tensor) -> Tensor:
+    """x itself where it is contiguous float32 or float64 that numpy may read, else a copy that is."""
+    if x.requires_grad:
+        x = x.detach()
+    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
+        x = x.float()
+    return x.contiguous()
+
+
+def in_threads(work: Callable[[int, int], Found], count: int, elements: int, granule: int = 1) -> list[Found]:
+    """What `work(low, high)` gives for parts of 0 .. count - 1, whole granules, in as many threads as torch uses."""
     threads = torch.get_num_threads()
-    if x.size < THREADED or threads == 1:
-        return bool(round_range(x, out, 0, x.size, *arguments))
-    piece = -(-x.size // (threads * BLOCK)) * BLOCK
+    if elements < THREADED or threads == 1:
+        return [work(0, count)]
+    part = -(-count // (threads * granule)) * granule
     pool = _pool(os.getpid(), threads - 1)
-    rest = [pool.submit(round_range, x, out, low, min(low + piece, x.size), *arguments) for low in range(piece, x.size, piece)]
-    found = bool(round_range(x, out, 0, min(piece, x.size), *arguments))
-    return any([found, *(part.result() for part in rest)])
+    rest = [pool.submit(work, low, min(low + part, count)) for low in range(part, count, part)]
+    return [work(0, min(part, count)), *(one.result() for one in rest)]
 
 
 @lru_cache(maxsize=4)

@@ -9,14 +9,17 @@ from math import isnan
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from hwsim.formats.lowering import NEAREST_EVEN, STOCHASTIC, Rule
+
+from .compiling import inlined
 
 NEAREST, DRAWN, NEAREST_SCALED, DRAWN_SCALED = range(4)
 
 SIGN, MAGNITUDE, INFINITY = np.int32(-(1 << 31)), np.int32((1 << 31) - 1), np.int32(0x7F800000)
-EXPONENT, QUIET = np.int64(0x7FF << 52), np.int64(1 << 51)
+SIGN64, EXPONENT, QUIET = np.int64(-(1 << 63)), np.int64(0x7FF << 52), np.int64(1 << 51)
+ONE_SQUARED = np.int64(2046 << 52)
+TO_WHOLE = 2.0**52
 DRAWN_BITS = 24
 
 
@@ -27,28 +30,32 @@ def fast_loop(rule: Rule, scaled: bool) -> int | None:
         return None
     symmetric = rule.below == -rule.above and rule.min_value == -rule.max_value
     narrow = not rule.uniform and symmetric and rule.mantissa_bits < 23 and rule.min_exponent >= -126
+    linear = rule.min_exponent == -126 and rule.smallest_exponent == -126 - rule.mantissa_bits
     if rule.mode == NEAREST_EVEN:
-        if narrow and not scaled and rule.smallest_exponent + 23 <= 126:
+        if narrow and not scaled and (linear or rule.smallest_exponent + 23 <= 126):
             return NEAREST
         return NEAREST_SCALED if rule.mantissa_bits else None
     if rule.mode == STOCHASTIC and rule.variant == 0 and rule.random_bits <= DRAWN_BITS:
-        return DRAWN if narrow and not scaled and -126 <= rule.smallest_exponent <= 0 else DRAWN_SCALED
+        return DRAWN if narrow and not scaled and (linear or -126 <= rule.smallest_exponent <= 0) else DRAWN_SCALED
     return None
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def fast(x: Any, out: Any, words: Any, scale: Any, stride: Any, rule: Any, loop: Any) -> Any:
-    """Round the float32 piece x into out by one of the loops; element i is divided by scale[stride i]."""
+@inlined
+def fast(x: Any, out: Any, words: Any, scale: Any, stride: Any, rule: Any, loop: Any, carrier: Any = None) -> Any:
+    """Round the float32 piece x into out by one of the loops; element i is divided by scale[stride i].
+
+    Values times their scale are rounded to float32, or once to the narrower `carrier` (the Rule of a dtype).
+    """
     if loop == NEAREST:
         return nearest(x.view(np.int32), out.view(np.int32), rule)
     if loop == DRAWN:
         return drawn(x.view(np.int32), out.view(np.int32), words, rule)
     if loop == NEAREST_SCALED:
-        return nearest_scaled(x, out, scale, stride, rule)
-    return drawn_scaled(x, out, words, scale, stride, rule)
+        return nearest_scaled(x, out, scale, stride, rule, carrier)
+    return drawn_scaled(x, out, words, scale, stride, rule, carrier)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def linear_from(rule: Any) -> Any:
     """The float32 bits from which on the format's codes are float32 codes with their end cut off."""
     if rule.min_exponent == -126 and rule.smallest_exponent == -126 - rule.mantissa_bits:
@@ -56,7 +63,7 @@ def linear_from(rule: Any) -> Any:
     return np.int32((rule.min_exponent + 127) << 23)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def nearest(x: Any, out: Any, rule: Any) -> Any:
     """Nearest even, on float32 bits: above the smallest normal, half is added and the end cut off; below, (x + c) - c."""
     cut = 23 - rule.mantissa_bits
@@ -79,7 +86,7 @@ def nearest(x: Any, out: Any, rule: Any) -> Any:
     return largest < INFINITY
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def drawn(x: Any, out: Any, words: Any, rule: Any) -> Any:
     """Stochastic A, on float32 bits: above the smallest normal, random bits are added to those cut off; below, v is compared."""
     cut, n = 23 - rule.mantissa_bits, rule.random_bits
@@ -106,58 +113,122 @@ def drawn(x: Any, out: Any, words: Any, rule: Any) -> Any:
     return largest < INFINITY
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def float64_bits_from(rule: Any) -> Any:
     """The float64 bits of the smallest normal value: below them the ulp is constant."""
     return EXPONENT if rule.min_exponent > 1023 else np.int64((rule.min_exponent + 1023) << 52)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def nearest_scaled(x: Any, out: Any, scale: Any, stride: Any, rule: Any) -> Any:
-    """Nearest even of x / scale by (q + c) - c in float64, whose 53 bits keep every quotient of float32 off the ties it is not on."""
-    normal, to_magic = float64_bits_from(rule), np.int64((52 - rule.mantissa_bits) << 52)
-    low_magic = 1.5 * 2.0 ** (52 + rule.smallest_exponent)
-    top, bottom, above, below = rule.max_value, rule.min_value, rule.above, rule.below
-    signed_zero, rescale = rule.signed_zero != 0, rule.rescale != 0
-    special = np.int64(0)
-    for i in range(x.size):
-        s = scale[stride * i]
-        q = np.float64(x[i]) / s
-        exponent = np.float64(q).view(np.int64) & EXPONENT
-        magic = np.int64((exponent + to_magic) | QUIET).view(np.float64)
-        magic = low_magic if exponent < normal else magic
-        y = (q + magic) - magic
-        y = above if y > top else (below if y < bottom else y)
-        y = np.copysign(y, q) if signed_zero else y
-        special |= np.int64(exponent == EXPONENT)
-        out[i] = np.float32(y * (s if rescale else 1.0))
+@inlined
+def nearest_scaled(x: Any, out: Any, scale: Any, stride: Any, rule: Any, carrier: Any = None) -> Any:
+    """Nearest even of x / scale by (q + c) - c in float64, whose 53 bits keep quotients of float32 off ties they are not on."""
+    ranges, grid, sign_mask = limits(rule), nearest_grid(rule), SIGN64 if rule.signed_zero else np.int64(0)
+    product = product_numbers(carrier)
+    special, rescale = np.int64(0), rule.rescale != 0
+    if stride == 0:
+        s = scale[0]
+        again = s if rescale else 1.0
+        for i in range(x.size):
+            q = np.float64(x[i]) / s
+            special |= np.int64(np.float64(q).view(np.int64) & EXPONENT == EXPONENT)
+            out[i] = as_carried(nearest_quotient(q, grid, ranges, sign_mask) * again, product)
+    else:
+        for i in range(x.size):
+            s = scale[i]
+            q = np.float64(x[i]) / s
+            special |= np.int64(np.float64(q).view(np.int64) & EXPONENT == EXPONENT)
+            out[i] = as_carried(nearest_quotient(q, grid, ranges, sign_mask) * (s if rescale else 1.0), product)
     return special == 0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def drawn_scaled(x: Any, out: Any, words: Any, scale: Any, stride: Any, rule: Any) -> Any:
+@inlined
+def drawn_scaled(x: Any, out: Any, words: Any, scale: Any, stride: Any, rule: Any, carrier: Any = None) -> Any:
     """Stochastic A of x / scale: the remainder |x| - k ulp scale, and its comparison with the draw, are exact in float64."""
-    normal, to_ulp = float64_bits_from(rule), np.int64(rule.mantissa_bits << 52)
     low_ulp = np.float64(2.0**rule.smallest_exponent).view(np.int64)
+    grid = float64_bits_from(rule), np.int64(rule.mantissa_bits << 52), low_ulp
     full, to_n = 2.0**rule.random_bits, np.uint32((32 - rule.random_bits) & 31)
-    top, bottom, above, below = rule.max_value, rule.min_value, rule.above, rule.below
-    signed_zero, rescale = rule.signed_zero != 0, rule.rescale != 0
-    special = np.int64(0)
-    for i in range(x.size):
-        s = scale[stride * i]
-        value, divisor = np.float64(x[i]), abs(s)
-        a = abs(value)
-        q = a / divisor
-        exponent = np.float64(q).view(np.int64) & EXPONENT
-        ulp_bits = low_ulp if exponent < normal else np.int64(exponent - to_ulp)
-        ulp = np.int64(ulp_bits).view(np.float64)
-        k = np.floor(q * np.int64((np.int64(2046) << 52) - ulp_bits).view(np.float64))
-        unit = ulp * divisor
-        r = np.float64(np.int32(np.uint32(words[i] >> to_n)))
-        k += 1.0 if (a - k * unit) * full >= (full - r) * unit else 0.0
-        y = np.copysign(k * ulp, value) * np.copysign(1.0, s)
-        y = above if y > top else (below if y < bottom else y)
-        y = y if signed_zero else y + 0.0
-        special |= np.int64(exponent == EXPONENT)
-        out[i] = np.float32(y * (s if rescale else 1.0))
+    ranges, signed_zero, product = limits(rule), rule.signed_zero != 0, product_numbers(carrier)
+    special, rescale = np.int64(0), rule.rescale != 0
+    if stride == 0:
+        s = scale[0]
+        again = s if rescale else 1.0
+        for i in range(x.size):
+            value = np.float64(x[i])
+            q = value / s
+            special |= np.int64(np.float64(q).view(np.int64) & EXPONENT == EXPONENT)
+            r = np.float64(np.int32(np.uint32(words[i] >> to_n)))
+            out[i] = as_carried(drawn_quotient(value, s, q, full, full - r, grid, ranges, signed_zero) * again, product)
+    else:
+        for i in range(x.size):
+            value, s = np.float64(x[i]), scale[i]
+            q = value / s
+            special |= np.int64(np.float64(q).view(np.int64) & EXPONENT == EXPONENT)
+            r = np.float64(np.int32(np.uint32(words[i] >> to_n)))
+            y = drawn_quotient(value, s, q, full, full - r, grid, ranges, signed_zero)
+            out[i] = as_carried(y * (s if rescale else 1.0), product)
     return special == 0
+
+
+@inlined
+def limits(rule: Any) -> Any:
+    """The range of finite values, and what lies beyond it becomes."""
+    return rule.max_value, rule.min_value, rule.above, rule.below
+
+
+@inlined
+def nearest_grid(rule: Any) -> Any:
+    """The smallest normal value's bits, what lifts an exponent to that of c, and c below the smallest normal value."""
+    return float64_bits_from(rule), np.int64((52 - rule.mantissa_bits) << 52), 1.5 * 2.0 ** (52 + rule.smallest_exponent)
+
+
+@inlined
+def product_numbers(carrier: Any) -> Any:
+    """What `as_carried` needs; None for float32."""
+    if carrier is None:
+        return None
+    return nearest_grid(carrier), limits(carrier)
+
+
+@inlined
+def as_carried(product: Any, numbers: Any) -> Any:
+    """An exact product rounded once to float32, or to a narrower carrier."""
+    if numbers is None:
+        return np.float32(product)
+    grid, ranges = numbers
+    return np.float32(nearest_quotient(product, grid, ranges, SIGN64))
+
+
+@inlined
+def nearest_quotient(q: Any, grid: Any, ranges: Any, sign_mask: Any) -> Any:
+    """q rounded to nearest even and brought into range; its sign is kept where the mask has one."""
+    normal, to_magic, low_magic = grid
+    top, bottom, above, below = ranges
+    bits = np.float64(q).view(np.int64)
+    exponent = bits & EXPONENT
+    magic = np.int64((exponent + to_magic) | QUIET).view(np.float64)
+    magic = low_magic if exponent < normal else magic
+    y = (q + magic) - magic
+    y = above if y > top else y
+    y = below if y < bottom else y
+    return np.int64(np.float64(y).view(np.int64) | (bits & sign_mask)).view(np.float64)
+
+
+@inlined
+def drawn_quotient(x: Any, s: Any, q: Any, full: Any, threshold: Any, grid: Any, ranges: Any, signed_zero: Any) -> Any:
+    """x / s, near q, rounded up where the remainder times 2^N reaches the threshold 2^N - R, and brought into range."""
+    normal, to_ulp, low_ulp = grid
+    top, bottom, above, below = ranges
+    bits = np.float64(q).view(np.int64)
+    exponent = bits & EXPONENT
+    ulp_bits = low_ulp if exponent < normal else np.int64(exponent - to_ulp)
+    ulp = np.int64(ulp_bits).view(np.float64)
+    quotient = abs(q) * np.int64(ONE_SQUARED - ulp_bits).view(np.float64)
+    k = (quotient + TO_WHOLE) - TO_WHOLE
+    k -= 1.0 if k > quotient else 0.0
+    unit = ulp * abs(s)
+    k += 1.0 if (abs(x) - k * unit) * full >= threshold * unit else 0.0
+    magnitude = np.float64(k * ulp).view(np.int64)
+    y = np.int64(magnitude | (bits & SIGN64)).view(np.float64)
+    y = above if y > top else y
+    y = below if y < bottom else y
+    return y if signed_zero else y + 0.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from hwsim.formats import lowering, philox
 from hwsim.formats.lowering import (
     NEAREST_AWAY,
     NEAREST_EVEN,
@@ -17,6 +17,9 @@ from hwsim.formats.lowering import (
     TOWARD_POSITIVE,
 )
 
+from . import fast as fast_loops
+from . import words
+from .compiling import inlined, kept, sources
 from .fast import fast
 from .words import BLOCK, fill_words
 
@@ -33,7 +36,7 @@ DROPPED = 45
 A, B = 0, 1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def significand(x: Any) -> Any:
     """x = m 2^q with m of 53 bits, for positive finite x."""
     bits = np.float64(x).view(np.int64)
@@ -47,7 +50,7 @@ def significand(x: Any) -> Any:
     return m, q
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def power_of_two(e: Any) -> Any:
     """2^e in float64: exact from 2^-1074 to 2^1023, infinite above."""
     if e < -1022:
@@ -55,14 +58,15 @@ def power_of_two(e: Any) -> Any:
     return np.int64(np.int64(min(e + 1023, 2047)) << 52).view(np.float64)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def ulp_exponent(e: Any, rule: Any) -> Any:
+    """The exponent of the ulp of numbers from 2^e on."""
     return rule.smallest_exponent if e < rule.min_exponent else e - rule.mantissa_bits
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def shift(m: Any, sticky: Any, places: Any, modular: Any) -> Any:
-    """(k, the first 33 bits of v, whether v has more) of m 2^-places = k + v; to the left, k modulo 2^64 or beyond every range."""
+    """(k, 33 bits of v, whether v has more) of m 2^-places = k + v; to the left, k modulo 2^64 or beyond every range."""
     if places <= 0:
         return (m << min(-places, 62) if modular or places == 0 else HUGE), np.int64(0), sticky
     right, kept = min(places, 62), min(max(places - GUARD, 0), 62)
@@ -72,7 +76,7 @@ def shift(m: Any, sticky: Any, places: Any, modular: Any) -> Any:
     return k, fraction << max(GUARD - places, 0), sticky or fraction << kept != rest
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def long_division(remainder: Any, divisor: Any, bits: Any) -> Any:
     """The next quotient bits (modulo 2^64) of remainder < divisor < 2^54, and what remains."""
     quotient = np.int64(0)
@@ -86,7 +90,7 @@ def long_division(remainder: Any, divisor: Any, bits: Any) -> Any:
     return quotient, remainder
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def divide(x: Any, scale: Any, rule: Any) -> Any:
     """(k, 33 bits of v, sticky, the exponent of the ulp) of the exact quotient of positive finite numbers."""
     a, a_exponent = significand(x)
@@ -110,7 +114,7 @@ def divide(x: Any, scale: Any, rule: Any) -> Any:
     return k, fraction, a != 0, exponent
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def goes_up(k: Any, fraction: Any, sticky: Any, exponent: Any, negative: Any, rule: Any, word: Any) -> Any:
     """Whether the magnitude takes k + 1 (see Rounding)."""
     mode = rule.mode
@@ -142,7 +146,7 @@ def goes_up(k: Any, fraction: Any, sticky: Any, exponent: Any, negative: Any, ru
     return False
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def in_range(k: Any, exponent: Any, negative: Any, rule: Any) -> Any:
     """The value of k ulp of either sign, or what the overflow rule makes of it."""
     magnitude = np.float64(k) * power_of_two(exponent)
@@ -154,7 +158,7 @@ def in_range(k: Any, exponent: Any, negative: Any, rule: Any) -> Any:
     return rule.below if value < rule.min_value else value
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def wrapped(k: Any, negative: Any, rule: Any) -> Any:
     """k modulo 2^bits, as the rule's two's complement or unsigned number."""
     code = (-k if negative else k) & ((np.int64(1) << rule.wrap_bits) - 1)
@@ -163,7 +167,7 @@ def wrapped(k: Any, negative: Any, rule: Any) -> Any:
     return np.float64(code) * power_of_two(rule.smallest_exponent)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def special(x: Any, rule: Any) -> Any:
     """What a zero, an infinity or NaN becomes."""
     negative = np.float64(x).view(np.int64) < 0
@@ -174,7 +178,7 @@ def special(x: Any, rule: Any) -> Any:
     return rule.nan
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def round_quotient(x: Any, scale: Any, word: Any, rule: Any) -> Any:
     """x / scale, exact, rounded by the rule."""
     if x == 0 or scale == 0 or not np.isfinite(x) or not np.isfinite(scale):
@@ -186,7 +190,7 @@ def round_quotient(x: Any, scale: Any, word: Any, rule: Any) -> Any:
     return wrapped(k, negative, rule) if rule.wrap_bits else in_range(k, exponent, negative, rule)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def multiply(rounded: Any, scale: Any, carrier: Any) -> Any:
     """rounded times scale, rounded once to the carrier."""
     if rounded == 0 or scale == 0 or not np.isfinite(rounded) or not np.isfinite(scale):
@@ -207,7 +211,7 @@ def multiply(rounded: Any, scale: Any, carrier: Any) -> Any:
     return in_range(k, exponent, negative, carrier)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def general(x: Any, out: Any, words: Any, scale: Any, stride: Any, rule: Any, carrier: Any) -> Any:
     """Round every x; element i is divided by scale[stride i]. Returns whether one became NaN."""
     found = False
@@ -222,42 +226,51 @@ def general(x: Any, out: Any, words: Any, scale: Any, stride: Any, rule: Any, ca
     return found
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def round_range(
-    x: Any, out: Any, low: Any, high: Any, scale: Any, geometry: Any, draw: Any, rules: Any, loop: Any
-) -> Any:
-    """Round the elements low .. high - 1 of x into out. Returns whether one became NaN.
+def _entry(version: int) -> Any:
+    """round_range, which numba compiles again for another version of its sources."""
 
-    Args:
-        x, out: contiguous, float32 or float64.
-        scale: float64, at least one element.
-        geometry: the fields of a Geometry.
-        draw: the numbers of a Draw.
-        rules: the records of the format's Rule and the carrier's.
-        loop: the fast loop to try on each piece (see fast.py), or None, which compiles to none.
-    """
-    row, length, stride, period, blocks, size, step = geometry
-    rule, carrier = rules[0], rules[1]
-    words = np.empty(CHUNK + BLOCK, np.uint32)
-    found = False
-    while low < high:
-        stop, skip = min(low + CHUNK, high), 0
-        if rule.mode == STOCHASTIC:
-            first = low + draw[4]
-            skip = first & (BLOCK - 1)
-            fill_words(words, first >> 6, (skip + stop - low + BLOCK - 1) >> 6, draw)
-        while low < stop:
-            r = low // row
-            place = low - r * row
-            g = place // length
-            end = min(stop, r * row + min((g + 1) * length, row))
-            first_scale = ((r // period) * blocks + (r % period) // size) * step + g + stride * (place - g * length)
-            pieces = x[low:end], out[low:end], words[skip : skip + end - low], scale[first_scale:]
-            done = False
-            if loop is not None:
-                done = fast(*pieces, stride, rule, loop)
-            if not done:
-                found |= general(*pieces, stride, rule, carrier)
-            skip += end - low
-            low = end
-    return found
+    @kept
+    def round_range(
+        x: Any, out: Any, low: Any, high: Any, scale: Any, geometry: Any, draw: Any, rules: Any, loop: Any, narrow: Any
+    ) -> Any:
+        """Round the elements low .. high - 1 of x into out. Returns whether one became NaN.
+
+        Args:
+            x, out: contiguous, float32 or float64.
+            scale: float64, at least one element.
+            geometry: the fields of a Geometry.
+            draw: the numbers of a Draw.
+            rules: the records of the format's Rule and the carrier's.
+            loop: the fast loop to try on each piece (see fast.py), or None, which compiles to none.
+            narrow: the carrier's record where the fast loops multiply into one narrower than float32, else None.
+        """
+        row, length, stride, period, blocks, size, step = geometry
+        rule, carrier = rules[0], rules[1]
+        words = np.empty(CHUNK + BLOCK, np.uint32)
+        found = version < 0  # False; a version that is not named would not be closed over
+        while low < high:
+            stop, skip = min(low + CHUNK, high), 0
+            if rule.mode == STOCHASTIC:
+                first = low + draw[4]
+                skip = first & (BLOCK - 1)
+                fill_words(words, first >> 6, (skip + stop - low + BLOCK - 1) >> 6, draw)
+            while low < stop:
+                r = low // row
+                place = low - r * row
+                g = place // length
+                end = min(stop, r * row + min((g + 1) * length, row))
+                first_scale = ((r // period) * blocks + (r % period) // size) * step + g + stride * (place - g * length)
+                pieces = x[low:end], out[low:end], words[skip : skip + end - low], scale[first_scale:]
+                done = False
+                if loop is not None:
+                    done = fast(*pieces, stride, rule, loop, narrow)
+                if not done:
+                    found |= general(*pieces, stride, rule, carrier)
+                skip += end - low
+                low = end
+        return found
+
+    return round_range
+
+
+round_range = _entry(sources(__file__, fast_loops.__file__, words.__file__, lowering.__file__, philox.__file__))

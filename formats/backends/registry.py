@@ -13,13 +13,16 @@ from typing import Protocol
 from torch import Tensor, dtype
 
 from hwsim.formats.base import Format
+from hwsim.formats.block import Block
+from hwsim.formats.block_lowering import BlockRule, lower_block
 from hwsim.formats.errors import FormatError, not_allowed
 from hwsim.formats.lowering import Rule, lower
 from hwsim.formats.philox import Draw
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import UNSCALED, Geometry, ScaleLayout, geometry, result_dtype
+from hwsim.formats.tiling import Tiling
 
-from . import reference, vector
+from . import block_reference, block_vector, gpu, qtorch, reference, vector
 
 ENTRY_POINTS = "hwsim.backends"
 
@@ -29,7 +32,9 @@ class Quantize(Protocol):
 
     def __call__(
         self, x: Tensor, fmt: Format, projection: Projection, scale: Tensor | None, layout: ScaleLayout, draw: Draw, rescale: bool
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """The rounded tensor."""
+        ...
 
 
 class RoundTensor(Protocol):
@@ -37,7 +42,35 @@ class RoundTensor(Protocol):
 
     def __call__(
         self, x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: dtype
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """The rounded tensor."""
+        ...
+
+
+class QuantizeBlock(Protocol):
+    """Rounds a tensor block by block: see `hwsim.formats.blocks.quantize_blocks`."""
+
+    def __call__(
+        self, x: Tensor, fmt: Block, projection: Projection, where: Tiling, draw: Draw, rescale: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The values or elements, the scales block after block, the tensor's scale."""
+        ...
+
+
+class RoundBlocks(Protocol):
+    """The same in the plain numbers of a kernel."""
+
+    def __call__(
+        self, x: Tensor, rule: BlockRule, where: Tiling, draw: Sequence[int], dtype: dtype, scale_dtype: dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The values or elements, the scales block after block, the tensor's scale."""
+        ...
+
+
+def _no_blocks(
+    x: Tensor, fmt: Block, projection: Projection, where: Tiling, draw: Draw, rescale: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    raise FormatError(f"backend: got one without blocks for {fmt}; allowed: reference, torch, numba", "backend")
 
 
 @dataclass(frozen=True)
@@ -48,18 +81,26 @@ class Backend:
         name: what `backend=` calls it.
         available: gives an empty string, or why it cannot run here.
         quantize: rounds a tensor.
+        quantize_block: rounds a tensor block by block; refuses where the backend has none.
     """
 
     name: str
     available: Callable[[], str]
     quantize: Quantize
+    quantize_block: QuantizeBlock = _no_blocks
 
 
 def lowered(round_tensor: RoundTensor) -> Quantize:
     """A `quantize` from a kernel that takes a rule's plain numbers."""
 
     def quantize(
-        x: Tensor, fmt: Format, projection: Projection, scale: Tensor | None, layout: ScaleLayout, draw: Draw, rescale: bool = True
+        x: Tensor,
+        fmt: Format,
+        projection: Projection,
+        scale: Tensor | None,
+        layout: ScaleLayout,
+        draw: Draw,
+        rescale: bool = True,
     ) -> Tensor:
         where = UNSCALED if scale is None else geometry(x.shape, scale, layout)
         return round_tensor(x, lower(fmt, projection, rescale), scale, where, draw.numbers, result_dtype(fmt, x.dtype))
@@ -67,16 +108,46 @@ def lowered(round_tensor: RoundTensor) -> Quantize:
     return quantize
 
 
+def lowered_block(round_blocks: RoundBlocks) -> QuantizeBlock:
+    """A `quantize_block` from a kernel that takes a rule's plain numbers."""
+
+    def quantize_block(
+        x: Tensor, fmt: Block, projection: Projection, where: Tiling, draw: Draw, rescale: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rule, result = lower_block(fmt, projection, rescale), result_dtype(fmt, x.dtype)
+        return round_blocks(x, rule, where, draw.numbers, result, fmt.scale.carrier)
+
+    return quantize_block
+
+
 def _numba_missing() -> str:
     return "" if find_spec("numba") else "numba is not installed"
 
 
-def _numba(
-    x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: dtype
-) -> Tensor:
+@cache
+def cpu_kernel() -> RoundTensor:
+    """The numba kernel, whose import takes a second: only who rounds on a CPU waits for it."""
     from .cpu import round_tensor
 
-    return round_tensor(x, rule, scale, geometry, draw, dtype)
+    return round_tensor
+
+
+def _numba(x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: dtype) -> Tensor:
+    return cpu_kernel()(x, rule, scale, geometry, draw, dtype)
+
+
+@cache
+def cpu_block_kernel() -> RoundBlocks:
+    """The numba kernel for blocks, imported by who first needs it."""
+    from .block_cpu import round_blocks
+
+    return round_blocks
+
+
+def _numba_blocks(
+    x: Tensor, rule: BlockRule, where: Tiling, draw: Sequence[int], dtype: dtype, scale_dtype: dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    return cpu_block_kernel()(x, rule, where, draw, dtype, scale_dtype)
 
 
 @cache
@@ -87,9 +158,11 @@ def registered() -> Mapping[str, Backend]:
         FormatError: a plug-in takes a name that exists, or is no Backend.
     """
     known = {
-        "reference": Backend("reference", str, reference.quantize),
-        "torch": Backend("torch", str, lowered(vector.round_tensor)),
-        "numba": Backend("numba", _numba_missing, lowered(_numba)),
+        "reference": Backend("reference", str, reference.quantize, block_reference.quantize_block),
+        "torch": Backend("torch", str, lowered(vector.round_tensor), lowered_block(block_vector.round_blocks)),
+        "numba": Backend("numba", _numba_missing, lowered(_numba), lowered_block(_numba_blocks)),
+        "triton": Backend("triton", gpu.missing, lowered(gpu.round_tensor)),
+        "qtorch": Backend("qtorch", qtorch.missing, qtorch.quantize),
     }
     for entry in entry_points(group=ENTRY_POINTS):
         plugin = entry.load()
@@ -101,6 +174,7 @@ def registered() -> Mapping[str, Backend]:
     return MappingProxyType(known)
 
 
+@cache
 def backend(name: str) -> Backend:
     """The backend of this name.
 

@@ -33,7 +33,9 @@ class Cut(NamedTuple):
     sticky: Tensor
 
 
-def round_tensor(x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype) -> Tensor:
+def round_tensor(
+    x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
+) -> Tensor:
     """x rounded by a rule, after division by its scale and times it again, in `dtype`, with x's strides.
 
     Raises:
@@ -52,7 +54,7 @@ def round_tensor(x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry
         rounded = _round(value, scales, rule, word)
     if rule.refuses_nan and bool(rounded.isnan().any()):
         refuse_nan(x, rounded)
-    result = _multiply(rounded, scales, dtype) if scale is not None and rule.rescale else rounded
+    result = multiply(rounded, scales, dtype) if scale is not None and rule.rescale else rounded
     return out.copy_(result.view(x.shape))
 
 
@@ -67,9 +69,9 @@ def _round(x: Tensor, scale: Tensor | None, rule: Rule, word: Tensor | None) -> 
         special = x / scale
     magnitude = torch.where(ordinary, x.abs(), 1.0)
     if scale is None:
-        significand, exponent = significand(magnitude)
+        m, exponent = significand(magnitude)
         ulp_exponent = _ulp_exponent(exponent + DIGITS - 1, rule)
-        cut = _shift(significand, torch.zeros_like(ordinary), ulp_exponent - exponent, bool(rule.wrap_bits))
+        cut = _shift(m, torch.zeros_like(ordinary), ulp_exponent - exponent, bool(rule.wrap_bits))
     else:
         cut, ulp_exponent = _divide(magnitude, torch.where(ordinary, scale.abs(), 1.0), rule)
     k = cut.k + _goes_up(cut, ulp_exponent, negative, rule, word)
@@ -81,13 +83,13 @@ def _ulp_exponent(exponent: Tensor, rule: Rule) -> Tensor:
     return torch.where(exponent < rule.min_exponent, rule.smallest_exponent, exponent - rule.mantissa_bits)
 
 
-def _shift(significand: Tensor, sticky: Tensor, places: Tensor, modular: bool) -> Cut:
+def _shift(m: Tensor, sticky: Tensor, places: Tensor, modular: bool) -> Cut:
     """A significand of up to 61 bits cut `places` from its end; to the left, modulo 2^64 if asked, else beyond every range."""
     right, kept = places.clamp(0, 62), (places - GUARD).clamp(0, 62)
-    k = significand >> right
-    rest = significand - (k << right)
+    k = m >> right
+    rest = m - (k << right)
     fraction = rest >> kept
-    left = significand << (-places).clamp(0, 62) if modular else torch.full_like(k, HUGE)
+    left = m << (-places).clamp(0, 62) if modular else torch.full_like(k, HUGE)
     return Cut(
         torch.where(places < 0, left, k),
         fraction << (GUARD - places).clamp(0, GUARD),
@@ -193,7 +195,7 @@ def _by_sign(like: Tensor, negative: Tensor, minus: float, plus: float) -> Tenso
     return torch.full_like(like, plus).masked_fill(negative, minus)
 
 
-def _multiply(rounded: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+def multiply(rounded: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """rounded times scale, rounded once to `dtype` (in float64)."""
     rule = lower(CARRIERS[dtype], Projection(overflow="infinity"))
     ordinary = rounded.isfinite() & (rounded != 0) & scale.isfinite() & (scale != 0)

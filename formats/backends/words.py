@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from hwsim.formats.philox import MULTIPLIERS, WEYL
+
+from .compiling import inlined
 
 BLOCK = 64
 COUNTERS = 16
@@ -16,7 +17,7 @@ W0, W1 = np.uint64(WEYL[0]), np.uint64(WEYL[1])
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def fill_words(words: Any, first_block: Any, count: Any, draw: Any) -> None:
     """Write the words of `count` blocks of 64 elements, from block `first_block` on."""
     key0, key1 = np.uint64(draw[0]), np.uint64(draw[1])

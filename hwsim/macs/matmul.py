@@ -37,7 +37,7 @@ def matmul(
     b: torch.Tensor | Scaled,
     mac: Mac | str | Mapping[str, Any],
     c: torch.Tensor | None = None,
-    draw: Draw = Draw(),  # noqa: B008
+    draw: Draw = Draw(),
     backend: str | None = None,
 ) -> torch.Tensor:
     """d = a b + c by the unit `mac`, every rounding and the order of the sums as it declares.

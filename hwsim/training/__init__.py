@@ -1,6 +1,7 @@
 """Training algorithms whose weights end on the hardware's own values."""
 
 from .adaround import AdaRound, fit_rounding
+from .bounds import Bound, risk_bound, stability
 from .breakpoints import Breakpoints, breakpoints, prox
 from .constructions import (
     GuaranteeWarning,
@@ -15,6 +16,7 @@ from .constructions import (
 )
 from .deploy import DeploymentCheck, HardwareWeight, LayerCheck, check_deployment, to_hardware
 from .dorefa import dorefa_activation, dorefa_gradient, dorefa_weight
+from .equivalent import EquivalentNoise, equivalent_noise
 from .glm import ABSOLUTE, LOGISTIC, POISSON, SQUARES, Glm
 from .level_quantizers import LSBQ, Asymmetric, FormatLevels, LevelQuantizer, Ternary, Uniform
 from .lsq import LSQ
@@ -22,12 +24,18 @@ from .pact import PACT
 from .par import PAR
 from .parq import PARQ, split_parameters
 from .proxmaps import Aprox, BinaryRelax, Hard, Parq, Progress, ProxMap, ProxQuant, Soft
+from .quantized_sgd import Ensemble, quantized_sgd
+from .quantizers import COMPONENTS, Noise
+from .regression import StabilityWarning
+from .risk import RiskSplit, expected_excess_risk
 from .schedules import Linear, Sigmoid
 from .solvers import Solution, Stopping, accelerated, admm, objective, proximal_gradient
+from .spectra import Distortion, exponential, power_law, rotation, spectral_distortion, spiked
 from .stochastic import Trajectory, aprox, convergence_bound, prox_sgd
 
 __all__ = [
     "ABSOLUTE",
+    "COMPONENTS",
     "LOGISTIC",
     "LSBQ",
     "LSQ",
@@ -40,8 +48,12 @@ __all__ = [
     "Aprox",
     "Asymmetric",
     "BinaryRelax",
+    "Bound",
     "Breakpoints",
     "DeploymentCheck",
+    "Distortion",
+    "Ensemble",
+    "EquivalentNoise",
     "FormatLevels",
     "Glm",
     "GuaranteeWarning",
@@ -50,13 +62,16 @@ __all__ = [
     "LayerCheck",
     "LevelQuantizer",
     "Linear",
+    "Noise",
     "Parq",
     "Progress",
     "ProxMap",
     "ProxQuant",
+    "RiskSplit",
     "Sigmoid",
     "Soft",
     "Solution",
+    "StabilityWarning",
     "Stopping",
     "Ternary",
     "Trajectory",
@@ -71,18 +86,28 @@ __all__ = [
     "dorefa_activation",
     "dorefa_gradient",
     "dorefa_weight",
+    "equivalent_noise",
+    "expected_excess_risk",
+    "exponential",
     "fit_rounding",
     "l1_slopes",
     "mcp",
     "mcp_like",
     "objective",
+    "power_law",
     "prox",
     "prox_sgd",
     "proximal_gradient",
     "quantization_rate",
+    "quantized_sgd",
     "rate_bound",
+    "risk_bound",
+    "rotation",
+    "spectral_distortion",
+    "spiked",
     "split_parameters",
     "squared_l2_slopes",
+    "stability",
     "stairs",
     "to_hardware",
 ]

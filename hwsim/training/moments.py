@@ -17,6 +17,7 @@ from hwsim.casts import Cast
 from hwsim.errors import ConfigError
 from hwsim.formats import Rounding
 from hwsim.formats.base import MAX_LISTED_BITS
+from hwsim.formats.levels import Levels
 
 from .threads import in_threads, ranges
 
@@ -82,7 +83,8 @@ def cells(cast: Cast) -> Cells:
     if cast.rounding.is_stochastic:
         edges, lower, upper, chance, rise = _between_neighbours(values, cast.rounding)
     else:
-        boundaries = np.array(cast.format.lattice.boundaries) * scale if hasattr(cast.format, "lattice") else None
+        lattice = cast.format.lattice
+        boundaries = np.array(lattice.boundaries) * scale if isinstance(lattice, Levels) else None
         edges, lower = _around_outcomes(values, cast.rounding, boundaries)
         upper, chance, rise = lower, np.zeros_like(lower), np.zeros_like(lower)
     low, high = lower**POWERS, upper**POWERS

@@ -92,7 +92,7 @@ WRONG = {
     ),
     "a scaling without its value": (
         "datapath:\n  vector:\n    format: int8\n    scaling: fixed\n",
-        r"d\.yaml:4: datapath\.vector\.scaling: value: got None; allowed: a positive number with the rule `fixed`, and only there",
+        r"d\.yaml:4: datapath\.vector\.scaling: value: got None; allowed: a positive number with the rule `fixed`",
     ),
 }
 

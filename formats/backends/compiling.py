@@ -1,0 +1,31 @@
+"""How the compiled loops are compiled."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def inlined(function: Function) -> Function:
+    """A function that compiled ones call: compiled anew into each of them."""
+    return cast(Function, njit(error_model="numpy")(function))
+
+
+def kept(function: Function) -> Function:
+    """A function that Python calls: it releases the GIL, and its machine code is kept on disk."""
+    return cast(Function, njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def sources(*files: str) -> int:
+    """A checksum of these source files.
+
+    numba takes kept machine code for current while the file of the kept function is unchanged, whatever it calls. A kept
+    function that closes over this number is compiled again when any of the files changes.
+    """
+    return zlib.crc32(b"".join(Path(file).read_bytes() for file in files))

@@ -1,0 +1,95 @@
+"""Rounding on GPUs by Triton kernels; with TRITON_INTERPRET=1, on the CPU by Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from hwsim.formats.errors import FormatError
+from hwsim.formats.lowering import Rule, lower
+from hwsim.formats.rounding import Projection
+from hwsim.formats.scaled import CARRIERS, UNSCALED, Geometry
+
+from .refusal import refuse_nan
+
+BLOCK = 512
+FAST_BLOCK = 2048
+COUNTERS = 512
+PAGE, LANES = 64, 16
+NO_DRAW = (0, 0, 0, 0, 0)
+OPTIONS = {"enable_fp_fusion": False}
+
+
+def missing() -> str:
+    """An empty string, or why Triton kernels cannot run here."""
+    if not find_spec("triton"):
+        return "triton is not installed"
+    if interpreting() or torch.cuda.is_available():
+        return ""
+    return "there is no CUDA device, and TRITON_INTERPRET is not set"
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter; to be decided before they are first used."""
+    return os.environ.get("TRITON_INTERPRET", "") == "1"
+
+
+def round_tensor(
+    x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
+) -> Tensor:
+    """x rounded by a rule, after division by its scale and times it again, in `dtype`, with x's strides.
+
+    Raises:
+        FormatError: the rule refuses NaN, and an element becomes one; x is not on a GPU, and nothing interprets the kernels.
+    """
+    if not (x.is_cuda or interpreting()):
+        raise FormatError(f"x: got a tensor on {x.device} for the backend 'triton'; allowed: CUDA devices", "backend")
+    if not x.numel():
+        return torch.empty_like(x, dtype=dtype)
+    source = x.detach().contiguous()
+    out = torch.empty_like(source, dtype=dtype)
+    found = torch.zeros(1, dtype=torch.int32, device=x.device) if rule.refuses_nan else None
+    scales = scale if scale is None else scale.detach().contiguous()
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        _launch(source, out, rule, scales, found, geometry, tuple(draw) or NO_DRAW)
+    if found is not None and found.item():
+        refuse_nan(x, out)
+    return out if out.stride() == x.stride() else torch.empty_like(x, dtype=dtype).copy_(out)
+
+
+def _launch(
+    x: Tensor, out: Tensor, rule: Rule, scales: Tensor | None, found: Tensor | None, geometry: Geometry, draw: tuple[int, ...]
+) -> None:
+    """Run the fastest kernel for this rule; `found` is set where an element becomes NaN."""
+    from . import gpu_kernels as kernels
+    from .fast import DRAWN, NEAREST, fast_loop
+
+    count, rules = x.numel(), _packed(rule, out.dtype, x.device)
+    loop = None if scales is not None or torch.float64 in (x.dtype, out.dtype) else fast_loop(rule, False)
+    if loop == NEAREST:
+        kernels.round_nearest[_grid(count, FAST_BLOCK)](x, out, rules, found, count, FAST_BLOCK, **OPTIONS)
+    elif loop == DRAWN:
+        counters = (-(-(draw[4] + count) // PAGE) - draw[4] // PAGE) * LANES
+        kernels.round_drawn[_grid(counters, COUNTERS)](x, out, rules, found, count, *draw, COUNTERS, **OPTIONS)
+    else:
+        where = UNSCALED if scales is None else geometry
+        arguments = (x, out, rules, scales, found, count, *where, *draw, len(Rule._fields), BLOCK)
+        kernels.round_by_rule[_grid(count, BLOCK)](*arguments, **OPTIONS)
+
+
+def _grid(count: int, block: int) -> tuple[int]:
+    return (-(-count // block),)
+
+
+@lru_cache(maxsize=1024)
+def _packed(rule: Rule, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The rule of the format and that of the result's dtype, as the kernels take them."""
+    fields = [*rule, *lower(CARRIERS[dtype], Projection(overflow="infinity"))]
+    words = [struct.unpack("<q", struct.pack("<d" if isinstance(field, float) else "<q", field))[0] for field in fields]
+    return torch.tensor(words, dtype=torch.int64, device=device)

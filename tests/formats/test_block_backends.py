@@ -1,0 +1,138 @@
+"""Every backend gives the bits of the exact reference, block by block: every scale rule, rounding and layout."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from block_cases import BLOCKS, varied, with_specials
+from rounding_cases import differences
+
+from hwsim.formats import Draw, Projection, Rounding
+from hwsim.formats.block_lowering import lower_block, unpack_block
+from hwsim.formats.blocks import Blocks, quantize_blocks
+
+DRAW = Draw(seed=5, site="layer", step=3, call=2, rank=1, offset=37)
+BACKENDS = ("torch", "numba")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+ROUNDINGS = (
+    Rounding(),
+    *(Rounding.parse(mode) for mode in ("nearest_away", "toward_zero", "toward_positive", "to_odd")),
+    Rounding("stochastic", 24),
+    Rounding("stochastic", 8),
+    Rounding("stochastic", 32, "B"),
+)
+SHAPE = (7, 45)
+
+
+def projection(name: str, rounding: Rounding) -> Projection:
+    return Projection(rounding, nan="error" if BLOCKS[name].element.has_nan else "zero")
+
+
+@cache
+def given(name: str, dtype: torch.dtype) -> torch.Tensor:
+    return with_specials(varied(SHAPE, dtype))
+
+
+@cache
+def reference(name: str, rounding: Rounding, dtype: torch.dtype, axis: int = -1, rescale: bool = True) -> Blocks:
+    return quantize_blocks(given(name, dtype), BLOCKS[name], projection(name, rounding), axis, DRAW, "reference", rescale)
+
+
+def agree(x: torch.Tensor, expected: Blocks, found: Blocks) -> None:
+    assert found.scales.shape == expected.scales.shape
+    assert found.scales.dtype == expected.scales.dtype
+    assert not differences(expected.scales, expected.scales, found.scales)
+    assert torch.equal(found.tensor_scale, expected.tensor_scale)
+    assert found.values.dtype == expected.values.dtype
+    assert not differences(x, expected.values, found.values)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
+@pytest.mark.parametrize("name", ["mxfp4_floor", "mxint8_element", "nvfp4", "e4m3_tile", "e5m2_element", "int8_fp32"])
+def test_every_rounding_of_elements(name: str, rounding: Rounding, backend: str) -> None:
+    x = given(name, torch.float32)
+    found = quantize_blocks(x, BLOCKS[name], projection(name, rounding), -1, DRAW, backend)
+    agree(x, reference(name, rounding, torch.float32), found)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_format_and_dtype(name: str, dtype: torch.dtype, backend: str) -> None:
+    x = given(name, dtype)
+    found = quantize_blocks(x, BLOCKS[name], projection(name, Rounding()), -1, DRAW, backend)
+    agree(x, reference(name, Rounding(), dtype), found)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_elements_and_either_axis(name: str, axis: int, backend: str) -> None:
+    x = given(name, torch.float32)
+    expected = reference(name, Rounding(), torch.float32, axis, False)
+    agree(x, expected, quantize_blocks(x, BLOCKS[name], projection(name, Rounding()), axis, DRAW, backend, rescale=False))
+
+
+@pytest.mark.parametrize("overflow", ["saturate", "infinity", "nan"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_overflow_rules_act_on_elements(backend: str, overflow: str) -> None:
+    x = given("mxfp8_e5m2_even", torch.float32)
+    fmt = BLOCKS["mxfp8_e5m2_even"]
+    rule = Projection(overflow=overflow)  # type: ignore[arg-type]
+    agree(x, quantize_blocks(x, fmt, rule, backend="reference"), quantize_blocks(x, fmt, rule, backend=backend))
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (1,), (2, 3, 4), (70,), (2, 2, 33)])
+@pytest.mark.parametrize("name", ["mxfp4_floor", "nvfp4"])
+def test_any_shape_along_any_axis(name: str, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    for axis in range(len(shape)):
+        expected = quantize_blocks(x, BLOCKS[name], axis=axis, backend="reference")
+        for backend in (*BACKENDS, None):
+            agree(x, expected, quantize_blocks(x, BLOCKS[name], axis=axis, backend=backend))
+
+
+def test_a_scalar_is_a_block_of_one() -> None:
+    for backend in ("reference", *BACKENDS):
+        q = quantize_blocks(torch.tensor(1.3), BLOCKS["mxfp4_floor"], backend=backend)
+        assert (q.values.item(), q.scales.tolist()) == (1.5, [0.25])
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
+def test_strides_are_kept_and_the_index_is_row_major(rounding: str, backend: str) -> None:
+    fmt, rule = BLOCKS["mxfp4_floor"], Projection(Rounding.parse(rounding))
+    x = torch.randn(4, 6, 5)
+    expected = quantize_blocks(x, fmt, rule, backend=backend)
+    for view in (x.transpose(0, 2).contiguous().transpose(0, 2), x.repeat_interleave(2, 2)[..., ::2]):
+        found = quantize_blocks(view, fmt, rule, backend=backend)
+        assert not differences(x, expected.values, found.values)
+        assert found.values.stride() == torch.empty_like(view).stride()
+
+
+@pytest.fixture
+def _threads() -> object:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("name", ["mxfp4_floor", "nvfp4", "e4m3_tile"])
+def test_result_does_not_depend_on_the_number_of_threads(name: str, axis: int) -> None:
+    x = varied((67, 2050), torch.float32)
+    for rule in (Projection(), Projection(Rounding("stochastic"))):
+        expected = quantize_blocks(x, BLOCKS[name], rule, axis, DRAW, "torch")
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            agree(x, expected, quantize_blocks(x, BLOCKS[name], rule, axis, DRAW, "numba"))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_packed_rules_come_back(name: str) -> None:
+    packed = lower_block(BLOCKS[name], projection(name, Rounding())).packed()
+    assert unpack_block(packed).packed() == packed
