@@ -16,6 +16,7 @@ from .backends.vector import multiply
 from .block import Block
 from .block_lowering import lower_block, unpack_block
 from .errors import FormatError
+from .lowering import constant_in_graphs
 from .operators import LIBRARY
 from .philox import Draw
 from .rounding import Projection
@@ -116,7 +117,7 @@ def dequantize_blocks(
     return multiply(elements.double().flatten(), scales, dtype).to(dtype).view(codes.shape)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def _constants(
     fmt: Block, projection: Projection, rescale: bool, draw: Draw, dtype: torch.dtype
 ) -> tuple[str, tuple[int, ...], torch.dtype, torch.dtype]:

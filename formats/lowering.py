@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from math import isnan
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .base import Format
 from .errors import FormatError
@@ -63,6 +63,15 @@ class Rule(NamedTuple):
     def packed(self) -> str:
         """The fields as one word, the real ones in exact hexadecimal: the cheapest argument an operator can take."""
         return " ".join([*map(str, self[:INTEGERS]), *map(float.hex, self[INTEGERS:])])
+
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def constant_in_graphs(function: F) -> F:
+    """`torch.compiler.assume_constant_result`, which would import all of torch's compiler to set this one mark."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 INTEGERS = Rule._fields.index("max_value")

@@ -15,7 +15,7 @@ from .backends import gpu
 from .backends.registry import cpu_kernel
 from .backends.vector import round_tensor
 from .base import Format
-from .lowering import lower, unpack
+from .lowering import constant_in_graphs, lower, unpack
 from .philox import Draw
 from .rounding import Projection
 from .scaled import PER_TENSOR, Geometry, ScaleLayout, geometry, result_dtype
@@ -74,7 +74,7 @@ def quantize_tensor(
         return quantize(x, rule, scale, where, words, dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def _constants(
     fmt: Format, projection: Projection, rescale: bool, draw: Draw, dtype: torch.dtype
 ) -> tuple[str, tuple[int, ...], torch.dtype]:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from math import copysign, floor, isfinite, isinf, isnan
 
 from .base import Format
-from .errors import FormatError
+from .errors import FormatError, NanError
 from .grid import Grid, power_of_two
 from .rounding import Projection, Rounding
 
@@ -75,7 +75,7 @@ def project(x: Fraction | float, fmt: Format, projection: Projection, word: int 
     Returns a Fraction, or a float for NaN, the infinities and -0.
 
     Raises:
-        FormatError: x becomes NaN, the format has none, and the projection says `error`.
+        NanError: x becomes NaN, the format has none, and the projection says `error`.
     """
     if isinstance(x, float):
         if isnan(x):
@@ -165,7 +165,7 @@ def not_a_number(fmt: Format, projection: Projection) -> Fraction | float:
     """What NaN becomes.
 
     Raises:
-        FormatError: the format has none, and the projection says `error`.
+        NanError: the format has none, and the projection says `error`.
     """
     if fmt.has_nan:
         return float("nan")
@@ -175,9 +175,7 @@ def not_a_number(fmt: Format, projection: Projection) -> Fraction | float:
         case "zero":
             return Fraction(0) if fmt.grid.zero else Fraction(fmt.grid.min_value)
         case "error":
-            raise FormatError(
-                f"NaN given to {fmt}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes", "nan"
-            )
+            raise NanError(f"NaN given to {fmt}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes", "nan")
 
 
 def zero(negative: bool, fmt: Format, projection: Projection) -> Fraction | float:

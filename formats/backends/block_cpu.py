@@ -17,7 +17,8 @@ from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import CARRIERS
 from hwsim.formats.tiling import Tiling
 
-from .block_kernels import NEAREST_POWER, PIECE, largest_finite_bits, round_pieces
+from .block_kernels import NEAREST_POWER, PIECE, round_pieces
+from .block_scales import largest_finite_bits
 from .cpu import NO_DRAW, RECORD, in_threads, readable
 from .fast import NEAREST_SCALED, fast_loop
 from .refusal import refuse_nan, refuse_special

@@ -5,6 +5,7 @@ Each loop gives up (returns False) on a piece that has a NaN or an infinity; the
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import isnan
 from typing import Any
 
@@ -23,6 +24,7 @@ TO_WHOLE = 2.0**52
 DRAWN_BITS = 24
 
 
+@lru_cache(maxsize=1024)
 def fast_loop(rule: Rule, scaled: bool) -> int | None:
     """The loop that rounds finite float32 by this rule (and by float32 scales) to float32 values, or None."""
     ordinary = not (rule.wrap_bits or rule.flush_inputs or rule.flush_outputs or isnan(rule.above) or isnan(rule.below))

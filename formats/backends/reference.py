@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hwsim.formats.base import Format
-from hwsim.formats.errors import FormatError
+from hwsim.formats.errors import NanError
 from hwsim.formats.philox import Draw, word
 from hwsim.formats.reference import check_projection, project, project_scaled
 from hwsim.formats.rounding import Projection
@@ -34,8 +34,8 @@ def quantize(
                 values.append(float(project(given, fmt, projection, random)))
             else:
                 values.append(float(project_scaled(given, scales[i], fmt, projection, CARRIERS[dtype], random)[rescale]))
-        except FormatError as error:
-            raise FormatError(f"element {i} of x, {given}: {error}", error.field) from error
+        except NanError as error:
+            raise NanError(f"element {i} of x, {given}: {error}", error.field) from error
     result = torch.tensor(values, dtype=torch.float64).view(x.shape).to(x.device, dtype)
     return torch.empty_like(x, dtype=dtype).copy_(result)
 

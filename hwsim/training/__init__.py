@@ -24,11 +24,11 @@ from .pact import PACT
 from .par import PAR
 from .parq import PARQ, split_parameters
 from .proxmaps import Aprox, BinaryRelax, Hard, Parq, Progress, ProxMap, ProxQuant, Soft
-from .quantized_sgd import Ensemble, quantized_sgd
 from .quantizers import COMPONENTS, Noise
 from .regression import StabilityWarning
 from .risk import RiskSplit, expected_excess_risk
 from .schedules import Linear, Sigmoid
+from .sgd import Ensemble, quantized_sgd
 from .solvers import Solution, Stopping, accelerated, admm, objective, proximal_gradient
 from .spectra import Distortion, exponential, power_law, rotation, spectral_distortion, spiked
 from .stochastic import Trajectory, aprox, convergence_bound, prox_sgd

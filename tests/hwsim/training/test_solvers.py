@@ -118,7 +118,8 @@ class TestBounds:
         x = accelerated(problem, PAR(levels, squared_l2_slopes(levels)), strength, stopping=Stopping(1e-9, 20000)).x
         gram = problem.design.transpose(1, 2) @ problem.design / n
         moment = (problem.design * problem.response.unsqueeze(-1)).sum(1) / n
-        ridge = torch.linalg.solve(gram + strength * torch.eye(d, dtype=F64), moment)
+        factor = torch.linalg.cholesky(gram + strength * torch.eye(d, dtype=F64))
+        ridge = torch.cholesky_solve(moment.unsqueeze(-1), factor).squeeze(-1)
         assert float(ridge.abs().max()) <= levels[-1]
         assert bool(((x - ridge).norm(dim=-1) <= gap * d**0.5 / 2).all())
         assert bool((problem.predictor(x - ridge).square().mean(-1) <= strength * d * gap**2 / 4).all())

@@ -6,9 +6,9 @@ from sgd_cases import PROBLEM, fixed
 
 from hwsim.errors import ConfigError
 from hwsim.training.bounds import risk_bound
-from hwsim.training.quantized_sgd import quantized_sgd
 from hwsim.training.regression import StabilityWarning
 from hwsim.training.risk import expected_excess_risk
+from hwsim.training.sgd import quantized_sgd
 
 REFUSED = [
     ({"eigenvalues": [1.0, -0.5]}, "eigenvalues: got -0.5 at index 1; allowed: variances, from 0 on"),

@@ -7,9 +7,9 @@ import pytest
 from sgd_cases import COMPONENTS, placed
 
 from hwsim.training.bounds import risk_bound, stability
-from hwsim.training.quantized_sgd import quantized_sgd
 from hwsim.training.regression import StabilityWarning
 from hwsim.training.risk import expected_excess_risk
+from hwsim.training.sgd import quantized_sgd
 from hwsim.training.spectra import exponential, power_law, spiked
 
 SPECTRA = [power_law(50, 1.2), power_law(200, 2.0), exponential(30, 0.3), spiked(40, [1.0, 0.5], 1e-3)]

@@ -5,8 +5,8 @@ import torch
 from sgd_cases import AVERAGES, PROBLEM, QUANTIZERS, TARGETS, fixed, placed
 
 from hwsim.fields import format_record
-from hwsim.training.quantized_sgd import quantized_sgd
 from hwsim.training.risk import expected_excess_risk
+from hwsim.training.sgd import quantized_sgd
 from hwsim.training.spectra import rotation
 
 QUICK = [
@@ -91,7 +91,7 @@ def test_a_replica_does_not_depend_on_how_many_there_are(name, monkeypatch):
     quantizers = placed(name, "all five")
     storage = fixed("int8", "stochastic", 0.01)
     many = small(quantizers=quantizers, storage=storage)
-    monkeypatch.setattr("hwsim.training.quantized_sgd.PIECE_ELEMENTS", 1)
+    monkeypatch.setattr("hwsim.training.sgd.PIECE_ELEMENTS", 1)
     few = small(quantizers=quantizers, storage=storage, replicas=70)
     assert torch.allclose(many.weights[:70], few.weights, rtol=0, atol=1e-13)
 
