@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import AfterValidator, Field, model_validator
 
+from hwsim.casts import CastField
 from hwsim.config import content_hash
 from hwsim.config.record import Record
 from hwsim.datapaths import Datapath
@@ -31,12 +32,14 @@ class TaskChoice(Record):
         name: a task of `hwsim list tasks`, or any name for a task of the user's own functions (options `model` and `data`).
         epochs: passes over the training set.
         batch_size: samples a step; the last, short batch of an epoch is kept.
+        labels: the cast that each step's real-valued training targets go through; the test set's stay as they are.
         options: the task's own options, complete in a Run.
     """
 
     name: str = "user"
     epochs: Count
     batch_size: Count
+    labels: CastField | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")

@@ -17,14 +17,18 @@ def completed(choice: TaskChoice) -> TaskChoice:
     """The choice with every option of its task written out.
 
     Raises:
-        TaskError: no such task or option, a value that is not allowed, a batch larger than the training set.
+        TaskError: no such task or option, a value that is not allowed, a batch larger than the training set, a cast of
+            labels that are classes.
     """
     build(choice)
     if not _is_user(choice):
         known = task_options(choice.name)
         options = {name: option.check(choice.name, choice.options.get(name, option.default)) for name, option in known.items()}
         choice = choice.model_copy(update={"options": options})
-    samples = len(data(choice).train_inputs)
+    targets = data(choice).train_targets
+    if choice.labels is not None and not targets.is_floating_point():
+        raise TaskError(f"got a cast for targets of {targets.dtype}; allowed: with targets that are real numbers", "labels")
+    samples = len(targets)
     if choice.batch_size > samples:
         raise TaskError(f"got {choice.batch_size}; allowed: 1 to {samples}, the number of training samples", "batch_size")
     return choice
@@ -40,7 +44,7 @@ def build(choice: TaskChoice) -> Task:
         return task(choice.name, **choice.options)
     for name in choice.options:
         if name not in USER_OPTIONS:
-            raise TaskError(f"unknown key; allowed: batch_size, epochs, name, {', '.join(USER_OPTIONS)}", name)
+            raise TaskError(f"unknown key; allowed: batch_size, epochs, labels, name, {', '.join(USER_OPTIONS)}", name)
     for name in ("model", "data"):
         if name not in choice.options:
             raise TaskError("missing; allowed: a task's `name`, or `model` and `data` as package.module:function", name)

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hwsim.casting import apply
 from hwsim.emulator import Machine, emulate
+from hwsim.formats import Draw
 from hwsim.formats.errors import NanError
 from hwsim.models import Data, Task, batches, initial_model, predict, score
 
@@ -83,7 +85,7 @@ def _loop(
         total = 0.0
         for inputs, targets in batches(data, run.task.batch_size, run.seed, epoch):
             optimizer.zero_grad()
-            loss = task.loss(model(inputs), targets)
+            loss = task.loss(model(inputs), _labels(run, targets, outcome.steps))
             value = loss.item()
             if not math.isfinite(value):
                 raise Diverged(f"the loss is {value} in step {outcome.steps}")
@@ -93,6 +95,10 @@ def _loop(
             total += value * len(inputs)
         outputs = predict(model, data.test_inputs, run.task.batch_size)
         epochs.append(Epoch(outcome.steps, total / len(data.train_inputs), outputs))
+
+
+def _labels(run: Run, targets: Tensor, step: int) -> Tensor:
+    return targets if run.task.labels is None else apply(run.task.labels, targets, Draw(run.seed, "labels", step))
 
 
 def _score(task: Task, data: Data, epochs: list[Epoch], outcome: Outcome) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from study_cases import plan_of
 
-from hwsim.models import batches, initial_model
+import hwsim
+from hwsim.models import batches, evaluate, initial_model
 from hwsim.studies import tasks
 from hwsim.studies.schema import Run
 from hwsim.studies.store import Store
@@ -36,6 +37,24 @@ def test_fp32_is_the_plain_loop_bit_for_bit() -> None:
         total += loss.item() * len(inputs)
     (row,) = train(run).metrics
     assert row["train_loss"] == total / len(data.train_inputs)
+
+
+def test_labels_are_cast_anew_in_each_step_and_the_test_set_keeps_its_own() -> None:
+    tiny = "name: digits_mlp, epochs: 1, batch_size: 256, width: 4"
+    labels = "labels: {format: int4, rounding: stochastic, scaling: {rule: fixed, value: 0.25}}"
+    plan = plan_of((tiny, f"name: diabetes_regression, epochs: 2, batch_size: 200, {labels}"))
+    run = next(iter(plan.runs.values()))
+    task, data = tasks.build(run.task), tasks.data(run.task)
+    model = initial_model(task, run.seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    given = [batch for epoch in range(2) for batch in batches(data, 200, run.seed, epoch)]
+    fixed = {"rule": "fixed", "value": 0.25}
+    for step, (inputs, targets) in enumerate(given):
+        optimizer.zero_grad()
+        cast = hwsim.quantize(targets, "int4", "stochastic", scaling=fixed, seed=run.seed, site="labels", step=step)
+        task.loss(model(inputs), cast).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert train(run).metrics[-1]["test_loss"] == evaluate(model, task, data, 200)["loss"]
 
 
 @pytest.mark.parametrize("datapath", ["fp32", "mine"])

@@ -31,6 +31,8 @@ WRONG = [
     (("batch_size: 256", "batch_size: 0"), "study.task.batch_size: got 0"),
     (("batch_size: 256", "batch_size: 100000"), "tiny.yaml:9: study.task.batch_size: got 100000; allowed: 1 to 1"),
     (("digits_mlp", "digit_mlp"), "study.task.name: unknown task: got 'digit_mlp'"),
+    (("epochs: 1", "epochs: 1, labels: int44"), "study.task.labels: format: got 'int44'"),
+    (("epochs: 1", "epochs: 1, labels: int8"), "study.task.labels: got a cast for targets of torch.int64; allowed: with targets"),
     (("digits_mlp", "digit_mlp"), "did you mean 'digits_mlp'?"),
     (("width: 4", "widht: 4"), "tiny.yaml:9: study.task.widht: task 'digits_mlp': unknown option: got 'widht'"),
     (("width: 4", "width: 0"), "option 'width': got 0; allowed: an integer of at least 1"),
