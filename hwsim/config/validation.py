@@ -65,7 +65,7 @@ def explain(
     schema = schema_of(adapter.core_schema)
     data = document.at(prefix)
     faults = _without_echoes([_placed(details, data, schema, synonyms or {}) for details in error.errors(include_url=False)])
-    problems = [problem for fault in _settled(faults) for problem in _problems(fault, document, prefix)]
+    problems = [problem for fault in _settled(faults) for problem in _problems(fault, document, prefix, synonyms or {})]
     return ConfigError(*sorted(dict.fromkeys(problems), key=lambda problem: problem.line))
 
 
@@ -160,7 +160,7 @@ def _merged(faults: list[_Fault]) -> list[_Fault]:
     return [replace(fault, others=silent) for fault in told] or [replace(faults[0], schemas=silent)]
 
 
-def _problems(fault: _Fault, document: Document, prefix: Path) -> Iterator[Problem]:
+def _problems(fault: _Fault, document: Document, prefix: Path, synonyms: Mapping[str, str]) -> Iterator[Problem]:
     path, kind, context = (*prefix, *fault.path), fault.details["type"], fault.details.get("ctx", {})
     keys = [key for owner in fault.owners for key in owner.fields()]
     if kind == "value_error":
@@ -171,6 +171,7 @@ def _problems(fault: _Fault, document: Document, prefix: Path) -> Iterator[Probl
         required = [key for owner in fault.owners for key in owner.required()]
         yield document.problem(path, f"missing; required keys: {', '.join(sorted(required))}")
     elif kind in _UNKNOWN:
+        keys += {synonyms[key] for key in keys if key in synonyms}
         yield document.problem(path, f"unknown key; allowed: {', '.join(sorted(keys))}{nearest(str(path[-1]), keys)}")
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         union = next(schema for schema in fault.schemas if schema.kind == "tagged-union")

@@ -86,6 +86,10 @@ WRONG = {
         "datapath:\n  gemm:\n    output:\n      inputs: bf16\n",
         r"d\.yaml:4: datapath\.gemm\.output\.inputs: unknown key",
     ),
+    "an unknown GEMM": (
+        "datapath:\n  gemm:\n    al:\n      input: bf16\n",
+        r"d\.yaml:3: datapath\.gemm\.al: unknown key; allowed: all, grad_input, grad_weight, output; did you mean 'all'\?",
+    ),
     "an impossible overflow": (
         "datapath:\n  vector: {format: int8, overflow: nan}\n",
         r"d\.yaml:2: datapath\.vector\.overflow: got 'nan' for int8, which has no NaN; allowed: saturate",
