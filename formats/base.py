@@ -101,6 +101,8 @@ class Format(ABC):
         Raises:
             FormatError: the format has more than 16 bits.
         """
+        if isinstance(self.lattice, Levels):
+            return torch.tensor(self.lattice.values, dtype=self.carrier)
         if self.bits > MAX_LISTED_BITS:
             raise FormatError(f"values of {self}: it has {self.bits} bits; allowed: formats of up to {MAX_LISTED_BITS} bits")
         finite = {v for v in map(self.decode_code, range(1 << self.bits)) if isinstance(v, Fraction)}
@@ -129,6 +131,16 @@ class Format(ABC):
     def pack(self, codes: torch.Tensor, order: Order = "low_first") -> torch.Tensor:
         """Codes in bytes without a gap, row by row (see `hwsim.formats.packing.pack`)."""
         return pack(codes, self.bits, order)
+
+    def encode_packed(self, x: torch.Tensor, order: Order = "low_first") -> torch.Tensor:
+        """`pack(encode(x), order)`, on a CPU mostly at the speed of memory.
+
+        Raises:
+            FormatError: as `encode` and `pack`.
+        """
+        from .codes import encode_packed
+
+        return encode_packed(x, self, order)
 
     def unpack(self, packed: torch.Tensor, count: int | None = None, order: Order = "low_first") -> torch.Tensor:
         """The codes of bytes, `count` a row; by default all that they hold (see `hwsim.formats.packing.unpack`)."""

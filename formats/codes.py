@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,9 @@ from .base import Format
 from .bits import DIGITS, power_of_two, significand
 from .errors import FormatError
 from .grid import Grid
+from .levels import Levels
+from .packing import ORDERS, Order, pack
+from .steps import levels_of
 
 WORD = 64
 
@@ -23,8 +29,10 @@ def encode(x: Tensor, fmt: Format) -> Tensor:
     """
     if not x.is_floating_point():
         raise FormatError(f"encode: got a tensor of {x.dtype}; allowed: floating dtypes")
-    grid = fmt.grid
     value = x.to(torch.float64)
+    if isinstance(fmt.lattice, Levels):
+        return _level_codes(x, value, fmt)
+    grid = fmt.grid
     ordinary = value.isfinite() & (value != 0)
     m, q = significand(torch.where(ordinary, value.abs(), 1.0))
     exponent = q + (DIGITS - 1)
@@ -45,6 +53,21 @@ def encode(x: Tensor, fmt: Format) -> Tensor:
     return codes
 
 
+def encode_packed(x: Tensor, fmt: Format, order: Order = "low_first") -> Tensor:
+    """The codes of exact values in bytes (see `packing.pack`): without a tensor of codes in between where a compiled loop can.
+
+    Raises:
+        FormatError: as `encode` and `pack`.
+    """
+    if isinstance(fmt.lattice, Grid) and order in ORDERS:
+        from .backends.pack_cpu import pack_values
+
+        packed = pack_values(x, fmt.lattice, order == "low_first")
+        if packed is not None:
+            return packed
+    return pack(encode(x, fmt), fmt.bits, order)
+
+
 def decode(codes: Tensor, fmt: Format) -> Tensor:
     """The values (in the format's carrier dtype, codes' shape) of codes of any integer dtype.
 
@@ -53,12 +76,45 @@ def decode(codes: Tensor, fmt: Format) -> Tensor:
     """
     if codes.is_floating_point() or codes.is_complex() or codes.dtype is torch.bool:
         raise FormatError(f"decode: got a tensor of {codes.dtype}; allowed: integer dtypes")
-    grid = fmt.grid
     code = codes.to(torch.int64)
-    if grid.bits < WORD:
-        _check((code >= 0) & (code < 1 << grid.bits), codes, f"decode with {fmt}", f"codes from 0 to 2^{grid.bits} - 1")
+    if fmt.bits < WORD:
+        _check((code >= 0) & (code < 1 << fmt.bits), codes, f"decode with {fmt}", f"codes from 0 to 2^{fmt.bits} - 1")
+    if isinstance(fmt.lattice, Levels):
+        return _table(fmt).values_by_code.to(code.device)[code].to(fmt.carrier)
+    grid = fmt.grid
     value = _fixed(code, grid) if grid.uniform else _floating(code, grid)
     return value.to(fmt.carrier)
+
+
+class _Table(NamedTuple):
+    """The levels ascending, their codes, and what each code stands for."""
+
+    values: Tensor
+    codes: Tensor
+    values_by_code: Tensor
+
+
+@lru_cache(maxsize=64)
+def _table(fmt: Format) -> _Table:
+    levels = levels_of(fmt)
+    by_code = torch.full((1 << fmt.bits,), torch.nan, dtype=torch.float64)
+    values, codes = torch.tensor(levels.values, dtype=torch.float64), torch.tensor(levels.codes)
+    by_code[codes] = values
+    for code in by_code.isnan().nonzero().flatten().tolist():
+        by_code[code] = float(fmt.decode_code(code))
+    return _Table(values, codes, by_code)
+
+
+def _level_codes(x: Tensor, value: Tensor, fmt: Format) -> Tensor:
+    table, nan_code = _table(fmt), fmt.lattice.nan_code
+    values = table.values.to(x.device)
+    place = torch.searchsorted(values, value.contiguous()).clamp(max=len(values) - 1)
+    known, codes = values[place] == value, table.codes.to(x.device)[place]
+    if nan_code is not None:
+        codes = torch.where(value.isnan(), nan_code, codes)
+        known |= value.isnan()
+    _check(known, x, f"encode with {fmt}", f"its {len(values)} values, from {fmt.min} to {fmt.max}")
+    return codes
 
 
 def _fixed(code: Tensor, grid: Grid) -> Tensor:

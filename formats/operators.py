@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -15,7 +15,8 @@ from .backends import gpu
 from .backends.registry import cpu_kernel
 from .backends.vector import round_tensor
 from .base import Format
-from .lowering import constant_in_graphs, lower, unpack
+from .level_lowering import lower_any, unpack
+from .lowering import constant_in_graphs
 from .philox import Draw
 from .rounding import Projection
 from .scaled import PER_TENSOR, Geometry, ScaleLayout, geometry, result_dtype
@@ -27,7 +28,7 @@ LIBRARY.define(  # type: ignore[no-untyped-call]
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 quantize: Callable[..., Tensor] = torch.ops.hwsim.quantize.default
-"""The operator: a packed Rule, and where they are needed a Geometry and the numbers of a Draw, instead of records."""
+"""The operator: a packed Rule or LevelRule, and where needed a Geometry and the numbers of a Draw, instead of records."""
 
 
 def quantize_tensor(
@@ -68,10 +69,24 @@ def quantize_tensor(
         return backend_named(backend).quantize(x, fmt, projection, scale, scale_layout, draw, rescale)
     where = () if scale is None else geometry(x.shape, scale, scale_layout)
     rule, words, dtype = _constants(fmt, projection, rescale, draw, x.dtype)
+    if torch._C._are_functorch_transforms_active():
+        result: Tensor = _StraightThrough.apply(x, rule, scale, where, words, dtype)
+        return result
     if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
         return quantize(x, rule, scale, where, words, dtype)
+    if _unwatched(x) and (scale is None or _unwatched(scale)):
+        return _on_cpu(x, rule, scale, where, words, dtype)
     with torch._C._AutoDispatchBelowAutograd():
         return quantize(x, rule, scale, where, words, dtype)
+
+
+def _unwatched(x: Tensor) -> bool:
+    """Whether x is a plain CPU tensor and no mode or transform watches: the kernel may be called past torch's dispatcher.
+
+    The dispatcher takes as long as rounding some thousand elements.
+    """
+    plain = type(x) is Tensor and x.is_cpu
+    return plain and not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None
 
 
 @constant_in_graphs
@@ -85,30 +100,38 @@ def _constants(
 
 @lru_cache(maxsize=1024)
 def _packed(fmt: Format, projection: Projection, rescale: bool, dtype: torch.dtype) -> tuple[str, torch.dtype]:
-    return lower(fmt, projection, rescale).packed(), result_dtype(fmt, dtype)
+    return lower_any(fmt, projection, rescale).packed(), result_dtype(fmt, dtype)
 
 
-def _on_cpu(x: Tensor, rule: str, scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
+def _on_cpu(x: Tensor, rule: str, scale: Tensor | None, where: Sequence[int], draw: Sequence[int], dtype: torch.dtype) -> Tensor:
     return cpu_kernel()(x, unpack(rule), scale, Geometry(*where), draw, dtype)
 
 
-def _on_gpu(x: Tensor, rule: str, scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
+def _on_gpu(x: Tensor, rule: str, scale: Tensor | None, where: Sequence[int], draw: Sequence[int], dtype: torch.dtype) -> Tensor:
     return gpu.round_tensor(x, unpack(rule), scale, Geometry(*where), draw, dtype)
 
 
-def _on_any_device(x: Tensor, rule: str, scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
+def _on_any_device(
+    x: Tensor, rule: str, scale: Tensor | None, where: Sequence[int], draw: Sequence[int], dtype: torch.dtype
+) -> Tensor:
     return round_tensor(x, unpack(rule), scale, Geometry(*where), draw, dtype)
 
 
-def _shape_only(x: Tensor, rule: str, scale: Tensor | None, where: list[int], draw: list[int], dtype: torch.dtype) -> Tensor:
+def _shape_only(
+    x: Tensor, rule: str, scale: Tensor | None, where: Sequence[int], draw: Sequence[int], dtype: torch.dtype
+) -> Tensor:
     return torch.empty_like(x, dtype=dtype)
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *arguments: Any) -> Tensor:
+    def forward(x: Tensor, *arguments: Any) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
             return quantize(x, *arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept; torch.func asks for the method."""
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from fractions import Fraction
 from math import copysign, floor, isfinite, isinf, isnan
@@ -9,6 +10,7 @@ from math import copysign, floor, isfinite, isinf, isnan
 from .base import Format
 from .errors import FormatError, NanError
 from .grid import Grid, power_of_two
+from .levels import Levels
 from .rounding import Projection, Rounding
 
 HALF = Fraction(1, 2)
@@ -69,6 +71,38 @@ def _goes_up(v: Fraction, even: bool, negative: bool, rounding: Rounding, word: 
                     return round(v * full) + r >= full
 
 
+def round_to_level(x: Fraction, levels: Levels, rounding: Rounding, word: int = 0) -> Fraction:
+    """A real number rounded to one of the levels (see Levels for inner and outer neighbours, and where nearest changes).
+
+    A level stays, and what lies beyond the levels takes the last one. With v = |x - inner| / |outer - inner|, exactly,
+    `stochastic` takes the outer neighbour as Rounding says. `nearest_even` and `to_odd` go by the codes; where these are both
+    even or both odd, the one nearer to zero counts as the even one, of two as near the positive one.
+    """
+    place = bisect_right(levels.values, x)
+    if place in (0, len(levels.values)) or x == levels.values[place - 1]:
+        return Fraction(levels.values[max(place - 1, 0)])
+    low, high = (Fraction(v) for v in levels.values[place - 1 : place + 1])
+    inner, outer = sorted((low, high), key=lambda v: (abs(v), (v < 0) != (x < 0)))
+    parity = {low: levels.codes[place - 1] % 2, high: levels.codes[place] % 2}
+    even, odd = sorted((low, high), key=lambda v: (parity[v], abs(v), v < 0))
+    boundary = Fraction(levels.boundaries[place - 1])
+    match rounding.mode:
+        case "toward_positive":
+            return high
+        case "toward_negative":
+            return low
+        case "toward_zero":
+            return inner
+        case "to_odd":
+            return odd
+        case "stochastic":
+            return outer if _goes_up((x - inner) / (outer - inner), True, x < 0, rounding, word) else inner
+        case mode if x == boundary:
+            return inner if mode == "nearest_zero" or not levels.ties else outer if mode == "nearest_away" else even
+        case _:
+            return low if x < boundary else high
+
+
 def project(x: Fraction | float, fmt: Format, projection: Projection, word: int = 0) -> Fraction | float:
     """The value of the format that an exact real, or a float special, becomes.
 
@@ -82,7 +116,12 @@ def project(x: Fraction | float, fmt: Format, projection: Projection, word: int 
             return not_a_number(fmt, projection)
         if isinf(x):
             return infinite(x < 0, fmt, projection)
+        if isinstance(fmt.lattice, Levels):
+            return project(Fraction(x), fmt, projection, word)
         return project(Fraction(x), fmt, projection, word) if x else zero(copysign(1, x) < 0, fmt, projection)
+    if isinstance(fmt.lattice, Levels):
+        small = projection.flush_inputs and abs(x) < SMALLEST_NORMAL_FLOAT32
+        return round_to_level(Fraction(0) if small else x, fmt.lattice, projection.rounding, word)
     negative = x < 0
     if x == 0 or (projection.flush_inputs and abs(x) < SMALLEST_NORMAL_FLOAT32):
         return zero(negative, fmt, projection)
@@ -147,7 +186,7 @@ def in_range(rounded: Fraction, negative: bool, fmt: Format, projection: Project
 
 def infinite(negative: bool, fmt: Format, projection: Projection) -> Fraction | float:
     """What an infinity becomes."""
-    limit = Fraction(fmt.grid.min_value if negative else fmt.grid.max_value)
+    limit = Fraction(fmt.min if negative else fmt.max)
     match projection.overflow:
         case "saturate":
             return limit
@@ -171,8 +210,10 @@ def not_a_number(fmt: Format, projection: Projection) -> Fraction | float:
         return float("nan")
     match projection.nan:
         case "max":
-            return Fraction(fmt.grid.max_value)
+            return Fraction(fmt.max)
         case "zero":
+            if isinstance(fmt.lattice, Levels):
+                return Fraction(0 if 0.0 in fmt.lattice.values else fmt.lattice.smallest_positive)
             return Fraction(0) if fmt.grid.zero else Fraction(fmt.grid.min_value)
         case "error":
             raise NanError(f"NaN given to {fmt}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes", "nan")

@@ -10,11 +10,26 @@ from types import MappingProxyType
 
 from .base import Format
 from .block import Block
+from .codebook import AdditivePowersOfTwo, Codebook
 from .errors import FormatError
 from .float import Float
 from .integer import Fixed, Integer
+from .logarithmic import Logarithmic
+from .posit import Posit
 
 ENTRY_POINTS = "hwsim.formats"
+BUILT_IN: Mapping[str, type[Format]] = MappingProxyType(
+    {
+        "float": Float,
+        "integer": Integer,
+        "fixed": Fixed,
+        "block": Block,
+        "codebook": Codebook,
+        "apot": AdditivePowersOfTwo,
+        "posit": Posit,
+        "logarithmic": Logarithmic,
+    }
+)
 P3109_NAME = re.compile(r"binary(\d+)p(\d+)([su])([ef])")
 
 
@@ -23,15 +38,18 @@ def format_kinds() -> Mapping[str, type[Format]]:
     """The record of each kind: the built-in ones, then those of the entry-point group `hwsim.formats`.
 
     Raises:
-        FormatError: a plug-in takes a kind that exists, or is no Format.
+        FormatError: a plug-in takes a kind that exists, is no Format, or fails the property suite (see `properties`).
     """
-    kinds: dict[str, type[Format]] = {"float": Float, "integer": Integer, "fixed": Fixed, "block": Block}
+    kinds: dict[str, type[Format]] = dict(BUILT_IN)
     for entry in entry_points(group=ENTRY_POINTS):
         record = entry.load()
         if entry.name in kinds:
             raise FormatError(f"kind: {entry.name!r} of {entry.value} exists already; allowed: a new name")
         if not (isinstance(record, type) and issubclass(record, Format)):
             raise FormatError(f"kind: {entry.name!r} of {entry.value} is {record!r}; allowed: a subclass of Format")
+        from .properties import check_kind
+
+        check_kind(entry.name, record)
         kinds[entry.name] = record
     return MappingProxyType(kinds)
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hwsim.formats.level_lowering import AnyRule, LevelRule
 from hwsim.formats.lowering import INTEGERS, Rule, lower
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import CARRIERS, Geometry
@@ -30,7 +31,7 @@ RECORD = np.dtype([(name, np.int64 if i < INTEGERS else np.float64) for i, name 
 
 
 def round_tensor(
-    x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
+    x: Tensor, rule: AnyRule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
     """x rounded by a rule, after division by its scale and times it again, in `dtype`, with x's strides.
 
@@ -46,18 +47,33 @@ def round_tensor(
     scales, where = ONE, Geometry(count, count)
     if scale is not None:
         scales, where = scale.detach().double().numpy().reshape(-1), geometry
-    records = _records(rule, dtype)
     exact = source.dtype is torch.float32 is wide and (scale is None or scale.dtype is not torch.float64)
-    loop = fast_loop(rule, scale is not None) if exact else None
-    narrow = records[1] if loop is not None and scale is not None and dtype is not wide else None
-    arguments = scales, tuple(where), tuple(draw) or NO_DRAW, records, loop, narrow
+    round_part, rest = _level_work(rule, exact, scale, dtype) if isinstance(rule, LevelRule) else _work(rule, exact, scale, dtype)
+    arguments = scales, tuple(where), tuple(draw) or NO_DRAW, *rest
     given, result = source.numpy().reshape(-1), out.numpy().reshape(-1)
-    found = any(in_threads(lambda low, high: round_range(given, result, low, high, *arguments), count, count, BLOCK))
-    if found and rule.refuses_nan:
+    found = any(in_threads(lambda low, high: bool(round_part(given, result, low, high, *arguments)), count, count, BLOCK))
+    if found and (rule.numbers if isinstance(rule, LevelRule) else rule).refuses_nan:
         refuse_nan(x, out)
     if dtype is not wide:
         out = out.to(dtype)
     return out if source is x or out.stride() == x.stride() else torch.empty_like(x, dtype=dtype).copy_(out)
+
+
+Work = tuple[Callable[..., bool], tuple[Any, ...]]
+"""A compiled loop, and what it takes beside elements, scales and words."""
+
+
+def _work(rule: Rule, exact: bool, scale: Tensor | None, dtype: torch.dtype) -> Work:
+    records = _records(rule, dtype)
+    loop = fast_loop(rule, scale is not None) if exact else None
+    narrow = records[1] if loop is not None and scale is not None and dtype in (torch.float16, torch.bfloat16) else None
+    return round_range, (records, loop, narrow)
+
+
+def _level_work(rule: LevelRule, exact: bool, scale: Tensor | None, dtype: torch.dtype) -> Work:
+    from .level_cpu import work
+
+    return work(rule, RECORD, exact, scale is not None, dtype)
 
 
 def readable(x: Tensor) -> Tensor:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from hwsim.formats.errors import FormatError
+from hwsim.formats.level_lowering import AnyRule, LevelRule
 from hwsim.formats.lowering import Rule, lower
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import CARRIERS, UNSCALED, Geometry
+from hwsim.formats.steps import padded
 
 from .refusal import refuse_nan
 
@@ -41,7 +43,7 @@ def interpreting() -> bool:
 
 
 def round_tensor(
-    x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
+    x: Tensor, rule: AnyRule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
     """x rounded by a rule, after division by its scale and times it again, in `dtype`, with x's strides.
 
@@ -54,10 +56,14 @@ def round_tensor(
         return torch.empty_like(x, dtype=dtype)
     source = x.detach().contiguous()
     out = torch.empty_like(source, dtype=dtype)
-    found = torch.zeros(1, dtype=torch.int32, device=x.device) if rule.refuses_nan else None
+    numbers = rule.numbers if isinstance(rule, LevelRule) else rule
+    found = torch.zeros(1, dtype=torch.int32, device=x.device) if numbers.refuses_nan else None
     scales = scale if scale is None else scale.detach().contiguous()
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        _launch(source, out, rule, scales, found, geometry, tuple(draw) or NO_DRAW)
+        if isinstance(rule, LevelRule):
+            _launch_levels(source, out, rule, scales, found, geometry, tuple(draw) or NO_DRAW)
+        else:
+            _launch(source, out, rule, scales, found, geometry, tuple(draw) or NO_DRAW)
     if found is not None and found.item():
         refuse_nan(x, out)
     return out if out.stride() == x.stride() else torch.empty_like(x, dtype=dtype).copy_(out)
@@ -81,6 +87,33 @@ def _launch(
         where = UNSCALED if scales is None else geometry
         arguments = (x, out, rules, scales, found, count, *where, *draw, len(Rule._fields), BLOCK)
         kernels.round_by_rule[_grid(count, BLOCK)](*arguments, **OPTIONS)
+
+
+def _launch_levels(
+    x: Tensor,
+    out: Tensor,
+    rule: LevelRule,
+    scales: Tensor | None,
+    found: Tensor | None,
+    geometry: Geometry,
+    draw: tuple[int, ...],
+) -> None:
+    """Run the kernel for levels; `found` is set where an element becomes NaN."""
+    from .gpu_levels import round_to_levels
+
+    count, rules = x.numel(), _packed(rule.numbers, out.dtype, x.device)
+    values, keys = _tables(rule, x.device)
+    where = UNSCALED if scales is None else geometry
+    table = (rules, values, keys, len(values) >> 1)
+    arguments = (x, out, *table, scales, found, count, *where, *draw, len(Rule._fields), BLOCK)
+    round_to_levels[_grid(count, BLOCK)](*arguments, **OPTIONS)
+
+
+@lru_cache(maxsize=64)
+def _tables(rule: LevelRule, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The padded outcomes and keys of a rule."""
+    values, keys = padded(rule.format, rule.numbers.mode)
+    return torch.from_numpy(values).to(device), torch.from_numpy(keys).to(device)
 
 
 def _grid(count: int, block: int) -> tuple[int]:

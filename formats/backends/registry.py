@@ -16,7 +16,7 @@ from hwsim.formats.base import Format
 from hwsim.formats.block import Block
 from hwsim.formats.block_lowering import BlockRule, lower_block
 from hwsim.formats.errors import FormatError, not_allowed
-from hwsim.formats.lowering import Rule, lower
+from hwsim.formats.level_lowering import AnyRule, lower_any
 from hwsim.formats.philox import Draw
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import UNSCALED, Geometry, ScaleLayout, geometry, result_dtype
@@ -41,7 +41,7 @@ class RoundTensor(Protocol):
     """The same in the plain numbers of a kernel."""
 
     def __call__(
-        self, x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: dtype
+        self, x: Tensor, rule: AnyRule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: dtype
     ) -> Tensor:
         """The rounded tensor."""
         ...
@@ -103,7 +103,7 @@ def lowered(round_tensor: RoundTensor) -> Quantize:
         rescale: bool = True,
     ) -> Tensor:
         where = UNSCALED if scale is None else geometry(x.shape, scale, layout)
-        return round_tensor(x, lower(fmt, projection, rescale), scale, where, draw.numbers, result_dtype(fmt, x.dtype))
+        return round_tensor(x, lower_any(fmt, projection, rescale), scale, where, draw.numbers, result_dtype(fmt, x.dtype))
 
     return quantize
 
@@ -132,7 +132,7 @@ def cpu_kernel() -> RoundTensor:
     return round_tensor
 
 
-def _numba(x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: dtype) -> Tensor:
+def _numba(x: Tensor, rule: AnyRule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: dtype) -> Tensor:
     return cpu_kernel()(x, rule, scale, geometry, draw, dtype)
 
 
@@ -155,7 +155,7 @@ def registered() -> Mapping[str, Backend]:
     """Every backend by name.
 
     Raises:
-        FormatError: a plug-in takes a name that exists, or is no Backend.
+        FormatError: a plug-in takes a name that exists, is no Backend, or can run here and fails the property suite.
     """
     known = {
         "reference": Backend("reference", str, reference.quantize, block_reference.quantize_block),
@@ -170,6 +170,10 @@ def registered() -> Mapping[str, Backend]:
             raise FormatError(f"backend: {entry.name!r} of {entry.value} exists already; allowed: a new name", "backend")
         if not isinstance(plugin, Backend):
             raise FormatError(f"backend: {entry.name!r} of {entry.value} is {plugin!r}; allowed: a Backend", "backend")
+        if not plugin.available():
+            from hwsim.formats.properties import check_backend
+
+            check_backend(plugin)
         known[entry.name] = plugin
     return MappingProxyType(known)
 

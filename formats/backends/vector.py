@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from hwsim.formats.bits import DIGITS, power_of_two, significand
+from hwsim.formats.level_lowering import AnyRule, LevelRule
 from hwsim.formats.lowering import STOCHASTIC, VARIANTS, Rule, lower
 from hwsim.formats.philox import words
 from hwsim.formats.rounding import MODES, Projection
 from hwsim.formats.scaled import CARRIERS, Geometry
 
+from .level_vector import round_to_levels
 from .refusal import refuse_nan
 
 GUARD = 33
@@ -34,7 +36,7 @@ class Cut(NamedTuple):
 
 
 def round_tensor(
-    x: Tensor, rule: Rule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
+    x: Tensor, rule: AnyRule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
     """x rounded by a rule, after division by its scale and times it again, in `dtype`, with x's strides.
 
@@ -45,16 +47,16 @@ def round_tensor(
     if not x.numel():
         return out
     value = x.reshape(-1).to(torch.float64)
-    value = torch.where(value.abs() < rule.flush_inputs, torch.copysign(torch.zeros_like(value), value), value)
-    word = words(value.numel(), draw, x.device) if rule.mode == STOCHASTIC else None
-    if scale is None:
-        rounded = _round(value, None, rule, word)
-    else:
+    numbers = rule.numbers if isinstance(rule, LevelRule) else rule
+    value = torch.where(value.abs() < numbers.flush_inputs, torch.copysign(torch.zeros_like(value), value), value)
+    word = words(value.numel(), draw, x.device) if numbers.mode == STOCHASTIC else None
+    scales = None
+    if scale is not None:
         scales = scale.reshape(-1).to(torch.float64)[geometry.scale_index(value.numel(), x.device)]
-        rounded = _round(value, scales, rule, word)
-    if rule.refuses_nan and bool(rounded.isnan().any()):
+    rounded = round_to_levels(value, scales, rule, word) if isinstance(rule, LevelRule) else _round(value, scales, rule, word)
+    if numbers.refuses_nan and bool(rounded.isnan().any()):
         refuse_nan(x, rounded)
-    result = multiply(rounded, scales, dtype) if scale is not None and rule.rescale else rounded
+    result = multiply(rounded, scales, dtype) if scales is not None and numbers.rescale else rounded
     return out.copy_(result.view(x.shape))
 
 

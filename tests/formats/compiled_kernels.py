@@ -10,7 +10,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hwsim.formats.backends import gpu, gpu_kernels
+from hwsim.formats.backends import gpu, gpu_kernels, gpu_levels
 from hwsim.formats.lowering import Rule
 
 TARGETS = {f"sm_{n}": GPUTarget("cuda", n, 32) for n in (80, 90, 100)} | {"gfx942": GPUTarget("hip", "gfx942", 64)}
@@ -20,15 +20,17 @@ KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "drawn": (gpu_kernels.round_drawn, {"found": None, "COUNTERS": gpu.COUNTERS}),
     "by_rule": (gpu_kernels.round_by_rule, {"scales": None, **BY_RULE}),
     "by_rule_scaled": (gpu_kernels.round_by_rule, BY_RULE),
+    "levels": (gpu_levels.round_to_levels, {"scales": None, **BY_RULE}),
+    "levels_scaled": (gpu_levels.round_to_levels, BY_RULE),
 }
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
-TABLES = ("rule", "rules")
+TABLES = ("rule", "rules", "keys")
 ALIGNED = ("x", "out", "count", "offset")
 
 
 def source(kernel: Any, constants: dict[str, Any], dtype: str) -> ASTSource:
     """The kernel on tensors of a dtype, aligned and of a length that 16 divides, as torch allocates them."""
-    kinds = dict.fromkeys(TABLES, "*i64") | dict.fromkeys(("x", "out"), f"*{dtype}") | {"scales": "*fp32"}
+    kinds = dict.fromkeys(TABLES, "*i64") | dict.fromkeys(("x", "out"), f"*{dtype}") | {"scales": "*fp32", "values": "*fp64"}
     signature = {name: "constexpr" if name in constants else kinds.get(name, "i64") for name in kernel.arg_names}
     aligned = {(place,): [["tt.divisibility", 16]] for place, name in enumerate(kernel.arg_names) if name in ALIGNED}
     return ASTSource(kernel, signature, constexprs=constants, attrs=aligned)

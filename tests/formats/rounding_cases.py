@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import torch
 
-from hwsim.formats import Fixed, Float, Format, FormatError, Integer, Projection, Rounding
+from hwsim.formats import (
+    AdditivePowersOfTwo,
+    Codebook,
+    Fixed,
+    Float,
+    Format,
+    FormatError,
+    Integer,
+    Levels,
+    Logarithmic,
+    Posit,
+    Projection,
+    Rounding,
+)
 from hwsim.formats.reference import check_projection
 
 FORMATS: dict[str, Format] = {
@@ -60,6 +74,17 @@ FORMATS: dict[str, Format] = {
     "ufixed6.8": Fixed(6, 8, signed=False),
     "fixed8.-3": Fixed(8, -3),
     "fixed16.15_symmetric": Fixed(16, 15, symmetric=True),
+    "binary": Codebook((1.0, -1.0)),
+    "ternary": Codebook((-1.0, 0.0, 1.0)),
+    "codes_in_any_order": Codebook((0.7, -0.4, 0.0, 0.2, -1.0)),
+    "far_apart": Codebook((-3.7, 1e-30, 0.1, 1e30)),
+    "above_zero": Codebook((0.5, 1.0, 2.0)),
+    "apot5": AdditivePowersOfTwo(5),
+    "posit3_1": Posit(3, 1),
+    "posit8_0": Posit(8, 0),
+    "posit8_2": Posit(8, 2),
+    "posit16_1": Posit(16, 1),
+    "lns8": Logarithmic(8, 3),
 }
 
 ROUNDINGS: tuple[Rounding, ...] = (
@@ -99,6 +124,27 @@ def tricky(fmt: Format, dtype: torch.dtype) -> torch.Tensor:
     The last ones are the SPECIALS. A compiled loop for finite numbers gives up on a piece that has them: the others have to be
     tested alone too.
     """
+    points = _around_levels(fmt.lattice) if isinstance(fmt.lattice, Levels) else _around_grid(fmt)
+    info = torch.finfo(dtype)
+    points += [info.max, info.tiny, info.smallest_normal * info.eps, 2.0**-126, 2.0**-127, 2.0**-24]
+    near = torch.tensor(points, dtype=torch.float64)
+    near = near[near.abs() <= info.max].to(dtype)
+    away = torch.full_like(near, float("inf"))
+    near = torch.cat([near, torch.nextafter(near, away), torch.nextafter(near, -away)]).unique()
+    near = near[near.isfinite()]
+    return torch.cat([near, -near, torch.tensor(SPECIALS, dtype=dtype)])
+
+
+def _around_levels(levels: Levels) -> list[float]:
+    """The outermost and the innermost levels, where nearest changes there, shares between, and beyond."""
+    last, zero = len(levels.values) - 1, int(np.searchsorted(levels.values, 0))
+    places = {k for k in (0, 1, 2, zero - 2, zero - 1, zero, zero + 1, last - 2, last - 1) if 0 <= k < last}
+    pairs = [(levels.values[k], levels.values[k + 1]) for k in sorted(places)]
+    inside = [a + (b - a) * share for a, b in pairs for share in (0.125, 0.75)]
+    return [v for pair in pairs for v in pair] + [levels.boundaries[k] for k in places] + inside + [1.5 * levels.max_value]
+
+
+def _around_grid(fmt: Format) -> list[float]:
     grid = fmt.grid
     m = min(grid.mantissa_bits, 30)
     low, top = grid.smallest_exponent, max(grid.max_value, -grid.min_value, grid.smallest_positive)
@@ -112,14 +158,7 @@ def tricky(fmt: Format, dtype: torch.dtype) -> torch.Tensor:
         ulps = [1.0, 1 + 2.0**-m, 2 - 2.0**-m] if m else [1.0]
         halves = [u + 2.0 ** -(m + 1) for u in ulps]
         points = [u * 2.0**e for e in sorted(exponents) if -1070 < e < 1023 for u in ulps + halves]
-    info = torch.finfo(dtype)
-    points += [info.max, info.tiny, info.smallest_normal * info.eps, 2.0**-126, 2.0**-127, 2.0**-24]
-    near = torch.tensor(points, dtype=torch.float64)
-    near = near[near <= info.max].to(dtype)
-    away = torch.full_like(near, float("inf"))
-    near = torch.cat([near, torch.nextafter(near, away), torch.nextafter(near, -away)]).unique()
-    near = near[near.isfinite()]
-    return torch.cat([near, -near, torch.tensor(SPECIALS, dtype=dtype)])
+    return points
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rounding_cases import FORMATS, same
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hwsim.formats import Draw, FormatError, Projection, Rounding
 from hwsim.formats.backends import backends
@@ -214,3 +215,24 @@ def test_forked_workers_of_a_data_loader_round() -> None:
     expected = [data[i] for i in range(4)]
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
     assert all(same(a, b) for a, b in zip(loader, expected, strict=True))
+
+
+def test_a_dispatch_mode_sees_the_operator() -> None:
+    """Where nothing watches, CPU tensors are rounded past the dispatcher; where something does, they are not."""
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    x = torch.ones(3)
+    with Watch():
+        quantize_tensor(x, E4M3)
+    assert torch.ops.hwsim.quantize.default in seen
+
+
+def test_a_functional_transform_sees_the_operator() -> None:
+    x = torch.randn(4)
+    tangent = torch.func.grad(lambda v: (quantize_tensor(v, E4M3) * x).sum())(x)
+    assert torch.equal(tangent, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rounding_cases import FORMATS
 
 import hwsim
 from hwsim.formats import FormatError
@@ -35,6 +36,30 @@ def test_layout_of_bits(bits: int, order: str, codes: list[int], expected: list[
     assert packed.dtype == torch.uint8
     assert packed.tolist() == expected
     assert unpack(packed, bits, len(codes), order).tolist() == codes  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("order", ["low_first", "high_first"])
+@pytest.mark.parametrize("name", [name for name, fmt in FORMATS.items() if fmt.bits <= 8])
+def test_encoding_to_bytes_is_encoding_then_packing(name: str, order: str) -> None:
+    """With and without values that the compiled loop leaves to the other way, in rows of whole bytes and not."""
+    fmt = FORMATS[name]
+    finite = fmt.values().to(fmt.carrier).repeat(8)[:520]
+    zero = bool((finite == 0).any())
+    special = torch.tensor([v for v, has in ((torch.nan, fmt.has_nan), (torch.inf, fmt.has_infinity), (-0.0, zero)) if has])
+    whole = finite[: len(finite) // 16 * 16]
+    for x in (whole, whole.view(-1, 16), finite[:13], torch.cat([whole, special]), whole.view(-1, 16).t()):
+        assert torch.equal(fmt.encode_packed(x, order), fmt.pack(fmt.encode(x), order))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["e4m3fn", "e2m1fn", "ue5m3", "int8_symmetric", "uint4", "fixed8.4", "e5m2_one_zero"])
+def test_encoding_to_bytes_names_the_first_element_that_is_no_value(name: str) -> None:
+    fmt = FORMATS[name]
+    between = (fmt.values()[0] + fmt.values()[1]).item() / 2
+    for bad in (between, 2 * fmt.max, -3 * fmt.max, fmt.smallest_subnormal / 2):
+        x = fmt.values().float()[:1].repeat(64)
+        x[37] = bad
+        with pytest.raises(FormatError, match=r"element \[37\]"):
+            fmt.encode_packed(x)
 
 
 @pytest.mark.parametrize("order", ["low_first", "high_first"])

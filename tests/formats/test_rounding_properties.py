@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rounding_cases import FORMATS, same
 
 from hwsim.formats import Draw, Format, Projection, Rounding
+from hwsim.formats.backends import backends
 from hwsim.formats.operators import quantize_tensor
 from hwsim.formats.reference import project
 
@@ -26,51 +27,73 @@ lists = st.lists(numbers | near_the_formats, min_size=1, max_size=40)
 tensors = lists.map(lambda values: torch.tensor(values, dtype=torch.float32))
 
 
-def rounded(x: torch.Tensor, fmt: Format, mode: str) -> torch.Tensor:
-    return quantize_tensor(x, fmt, Projection(Rounding.parse(mode)), draw=Draw(seed=3))
+on_every_backend = pytest.mark.parametrize("backend", ["reference", "torch", "numba"])
+few = settings(deadline=None, max_examples=60)
 
 
-@settings(deadline=None, max_examples=150)
+def rounded(x: torch.Tensor, fmt: Format, mode: str, backend: str | None = None) -> torch.Tensor:
+    return quantize_tensor(x, fmt, Projection(Rounding.parse(mode)), draw=Draw(seed=3), backend=backend)
+
+
+@on_every_backend
+@few
 @given(tensors, formats, st.sampled_from(MODES))
-def test_rounding_twice_is_rounding_once(x: torch.Tensor, fmt: Format, mode: str) -> None:
-    once = rounded(x, fmt, mode)
-    assert same(rounded(once, fmt, mode), once)
+def test_rounding_twice_is_rounding_once(backend: str, x: torch.Tensor, fmt: Format, mode: str) -> None:
+    once = rounded(x, fmt, mode, backend)
+    assert same(rounded(once, fmt, mode, backend), once)
 
 
-@settings(deadline=None, max_examples=150)
+@on_every_backend
+@few
 @given(tensors, formats, st.sampled_from(MODES[:-1]))
-def test_rounding_keeps_the_order(x: torch.Tensor, fmt: Format, mode: str) -> None:
-    assert (rounded(x.sort().values, fmt, mode).diff() >= 0).all()
+def test_rounding_keeps_the_order(backend: str, x: torch.Tensor, fmt: Format, mode: str) -> None:
+    assert (rounded(x.sort().values, fmt, mode, backend).diff() >= 0).all()
 
 
-@settings(deadline=None, max_examples=150)
+@on_every_backend
+@few
 @given(tensors, formats.filter(lambda fmt: fmt.min == -fmt.max), st.sampled_from(SYMMETRIC))
-def test_rounding_is_odd_but_for_the_directed_modes(x: torch.Tensor, fmt: Format, mode: str) -> None:
-    assert torch.equal(rounded(-x, fmt, mode), -rounded(x, fmt, mode))
+def test_rounding_is_odd_but_for_the_directed_modes(backend: str, x: torch.Tensor, fmt: Format, mode: str) -> None:
+    assert torch.equal(rounded(-x, fmt, mode, backend), -rounded(x, fmt, mode, backend))
 
 
-@settings(deadline=None, max_examples=150)
+@on_every_backend
+@few
 @given(tensors, formats.filter(lambda fmt: fmt.min == -fmt.max))
-def test_directed_modes_mirror_each_other(x: torch.Tensor, fmt: Format) -> None:
-    assert torch.equal(rounded(-x, fmt, "toward_positive"), -rounded(x, fmt, "toward_negative"))
+def test_directed_modes_mirror_each_other(backend: str, x: torch.Tensor, fmt: Format) -> None:
+    assert torch.equal(rounded(-x, fmt, "toward_positive", backend), -rounded(x, fmt, "toward_negative", backend))
 
 
-@settings(deadline=None, max_examples=150)
+@on_every_backend
+@few
 @given(tensors, formats, st.sampled_from(MODES))
-def test_every_mode_takes_one_of_the_two_neighbours(x: torch.Tensor, fmt: Format, mode: str) -> None:
+def test_every_mode_takes_one_of_the_two_neighbours(backend: str, x: torch.Tensor, fmt: Format, mode: str) -> None:
     x = x.clamp(fmt.min, fmt.max)
-    low, high = rounded(x, fmt, "toward_negative"), rounded(x, fmt, "toward_positive")
-    y = rounded(x, fmt, mode)
+    low, high = rounded(x, fmt, "toward_negative", backend), rounded(x, fmt, "toward_positive", backend)
+    y = rounded(x, fmt, mode, backend)
     assert ((low <= x) & (x <= high) & ((y == low) | (y == high))).all()
 
 
-@settings(deadline=None, max_examples=150)
+@on_every_backend
+@few
 @given(tensors, formats)
-def test_nearest_is_nearest(x: torch.Tensor, fmt: Format) -> None:
+def test_nearest_is_nearest(backend: str, x: torch.Tensor, fmt: Format) -> None:
     x = x.clamp(fmt.min, fmt.max).double()
-    low, high = rounded(x, fmt, "toward_negative"), rounded(x, fmt, "toward_positive")
+    low, high = rounded(x, fmt, "toward_negative", backend), rounded(x, fmt, "toward_positive", backend)
     for mode in ("nearest_even", "nearest_away", "nearest_zero"):
-        assert torch.equal((rounded(x, fmt, mode) - x).abs(), torch.minimum(x - low, high - x))
+        assert torch.equal((rounded(x, fmt, mode, backend) - x).abs(), torch.minimum(x - low, high - x))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+@settings(deadline=None, max_examples=20)
+@given(tensors, formats, st.sampled_from(MODES))
+def test_the_gpu_kernel_rounds_once_to_a_neighbour(x: torch.Tensor, fmt: Format, mode: str) -> None:
+    """In Triton's interpreter, where there is no GPU."""
+    if why_not := backends()["triton"].removeprefix("available"):
+        pytest.skip(why_not)
+    y = rounded(x, fmt, mode, "triton")
+    assert same(rounded(y, fmt, mode, "triton"), y)
+    assert same(y, rounded(x, fmt, mode, "reference"))
 
 
 @settings(deadline=None, max_examples=100)

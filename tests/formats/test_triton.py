@@ -56,7 +56,7 @@ def test_every_format(name: str, rounding: Rounding) -> None:
     assert_equal_to_reference(tricky(fmt, torch.float32), fmt, projections(fmt, rounding)[0])
 
 
-@pytest.mark.parametrize("name", ["e5m2", "int8"])
+@pytest.mark.parametrize("name", ["e5m2", "int8", "codes_in_any_order", "posit8_2"])
 @pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
 def test_every_rounding_and_overflow_rule(rounding: Rounding, name: str) -> None:
     fmt = FORMATS[name]
@@ -65,7 +65,7 @@ def test_every_rounding_and_overflow_rule(rounding: Rounding, name: str) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
-@pytest.mark.parametrize("name", ["fp64", "bf16", "e4m3fn", "int4"])
+@pytest.mark.parametrize("name", ["fp64", "bf16", "e4m3fn", "int4", "lns8"])
 def test_every_dtype(name: str, dtype: torch.dtype) -> None:
     fmt = FORMATS[name]
     for rounding in (NEAREST, DRAWN):
@@ -103,7 +103,7 @@ def scaled_inputs(fmt: Format, dtype: torch.dtype) -> tuple[torch.Tensor, torch.
 
 @pytest.mark.parametrize("rescale", [True, False])
 @pytest.mark.parametrize("rounding", [NEAREST, DRAWN, Rounding("to_odd"), Rounding("stochastic", 32, "C")], ids=str)
-@pytest.mark.parametrize("name", ["e4m3fn", "int8", "fp32"])
+@pytest.mark.parametrize("name", ["e4m3fn", "int8", "fp32", "binary", "far_apart", "posit8_2"])
 def test_scaled(name: str, rounding: Rounding, rescale: bool) -> None:
     fmt = FORMATS[name]
     x, scale = scaled_inputs(fmt, torch.float32)

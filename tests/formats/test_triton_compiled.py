@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 
 SCRIPT = Path(__file__).with_name("compiled_kernels.py")
 NVIDIA, AMD = ("sm_80", "sm_90", "sm_100"), "gfx942"
-KERNELS = ("nearest", "drawn", "by_rule", "by_rule_scaled")
+KERNELS = ("nearest", "drawn", "by_rule", "by_rule_scaled", "levels", "levels_scaled")
 FLOAT32 = pytest.param("float32", id="float32")
 OTHERS = [pytest.param(dtype, id=dtype, marks=pytest.mark.large) for dtype in ("float16", "bfloat16", "float64")]
 

@@ -1,0 +1,49 @@
+"""Values to packed codes on the CPU, without a code tensor in between."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hwsim.formats.grid import Grid
+
+from .cpu import in_threads, readable
+from .pack_kernels import GROUP, pack_range
+
+BYTE = 8
+LOWEST, HIGHEST = -126, 100
+
+
+def pack_values(x: Tensor, grid: Grid, low_first: bool) -> Tensor | None:
+    """The codes of float32 values in bytes, row by row; None where the compiled loops do not do it.
+
+    That is: codes wider than a byte, rows that are no multiples of 8, other dtypes or devices, formats near the ends of float32's
+    range, and elements that are no finite value of the format (among them NaN and infinities, which the format may have).
+    """
+    ordinary = x.is_cpu and x.dtype is torch.float32 and x.dim() > 0 and x.numel() > 0
+    narrow = grid.bits <= BYTE and grid.zero and LOWEST <= grid.smallest_exponent <= HIGHEST
+    if not (ordinary and narrow and x.shape[-1] % GROUP == 0):
+        return None
+    source = readable(x)
+    out = torch.empty(*x.shape[:-1], x.shape[-1] * grid.bits // BYTE, dtype=torch.uint8)
+    values, packed = source.numpy().reshape(-1), out.numpy().reshape(-1)
+    ends = np.float32(grid.min_value), np.float32(grid.max_value)
+    arguments = _numbers(grid), grid.uniform, ends, grid.bits, low_first
+    parts = in_threads(lambda low, high: bool(pack_range(values, packed, low, high, *arguments)), x.numel(), x.numel(), GROUP)
+    return out if all(parts) else None
+
+
+@lru_cache(maxsize=1024)
+def _numbers(grid: Grid) -> tuple[int, ...]:
+    """What `pack_range` needs to know of a grid."""
+    if grid.uniform:
+        return 0, 0, 0, 0, (1 << grid.bits) - 1, 0, 0, grid.smallest_exponent
+    cut = 23 - grid.mantissa_bits
+    normal = (grid.min_exponent + 127) << 23
+    offset = (grid.min_exponent + 127 - int(grid.zero)) << grid.mantissa_bits
+    top = int(np.float32(grid.max_value).view(np.int32))
+    sign = 0 if grid.sign_bit is None else 1 << grid.sign_bit
+    return cut, offset, normal, top, sign, int(grid.negative_zero), int(grid.sign_bit is not None), grid.smallest_exponent
