@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .cpu import Block
 
 
-LANE_BITS = 53
+LANE_BITS, INNOCUOUS_BITS = 53, 48
 
 
 class Base(Protocol):
@@ -104,7 +104,7 @@ class _Sum:
             self.kernel = tree(mode, product_mode)
             return
         product_plain = mac.product != "exact" and plain(product, mac.flush_results)
-        shape = Shape(mode, product_mode, plain(mac.accumulator, mac.flush_results), product_plain, _exact_sum(a, b, mac))
+        shape = Shape(mode, product_mode, plain(mac.accumulator, mac.flush_results), product_plain, _single(a, b, mac))
         self.kernel = (stochastic if mac.accumulator.rounding.is_stochastic else sequential)(shape)
 
     def advance(self, acc: Array, block: Block, ks: range, with_c: bool, width: int) -> None:
@@ -113,7 +113,12 @@ class _Sum:
         self.kernel(self.a, self.b, acc, block.i0, block.j0, ks.start, ks.stop, *places, *last)
 
 
-def _exact_sum(a: Port, b: Port, mac: Mac) -> bool:
+def _single(a: Port, b: Port, mac: Mac) -> bool:
+    """Whether the sum of accumulator and product in float64, rounded to the accumulator, is the sum rounded once."""
+    return _fits(a, b, mac) or _innocuous(a, b, mac)
+
+
+def _fits(a: Port, b: Port, mac: Mac) -> bool:
     """Whether the accumulator plus a product always fits 53 bits, by the declared formats alone."""
     accumulator = mac.accumulator.format.grid
     if mac.product != "exact":
@@ -128,6 +133,22 @@ def _exact_sum(a: Port, b: Port, mac: Mac) -> bool:
     directed = mac.accumulator.rounding.mode == "toward_negative"
     top = max(highest, round_log2(accumulator.max_value)) + 2
     return not directed and top - min(lowest, accumulator.smallest_exponent) <= LANE_BITS
+
+
+def _innocuous(a: Port, b: Port, mac: Mac) -> bool:
+    """Whether rounding twice to nearest even is rounding once, as for sums of numbers of up to 24 bits (Figueroa, SIGNUM 1995).
+
+    Let the accumulator have p bits and products q, p + q <= 48. Where float64 does not hold the sum, its smaller operand is less
+    than a quarter unit in the last place of the larger. That does not matter if the larger one is a value of p bits: the
+    accumulator always, a product where q <= p. Where q > p, a sum dominated by its product has to fit 53 bits or overflow.
+    """
+    if mac.accumulator.rounding.mode != "nearest_even" or not isinstance(mac.accumulator.format, Float):
+        return False
+    grid = mac.accumulator.format.grid
+    digits = grid.mantissa_bits + 1
+    product = a.digits + b.digits if mac.product == "exact" else mac.product.format.grid.mantissa_bits + 1
+    short = round_log2(max(grid.max_value, -grid.min_value)) - grid.smallest_exponent + 4 <= LANE_BITS
+    return digits + product <= INNOCUOUS_BITS and (product <= digits or short)
 
 
 class _Double:

@@ -16,6 +16,7 @@ from .sums import COLUMNS, Kernel
 from .words import word_at
 
 CUTS = {"truncate": 0, "floor": 1, "nearest": 2, "sticky": 3}
+INVERSE = 2046 << 52
 TRUNCATE, FLOOR, NEAREST, STICKY = range(4)
 
 
@@ -38,6 +39,12 @@ def power(x: float, low: float, of_zero: float) -> float:
     m = abs(x)
     e = max(bits_float(float_bits(x) & EXPONENT_MASK), low)
     return (of_zero if m == 0.0 else e) if m < np.inf else 0.0
+
+
+@njit(forceinline=True)
+def inverse(x: float) -> float:
+    """1 / x of a power of two from 2^-1022 to 2^1022: a subtraction of exponents, where a division takes many cycles."""
+    return bits_float(INVERSE - float_bits(x))
 
 
 @njit(forceinline=True)
@@ -117,12 +124,12 @@ def aligned(mode: int, how: int) -> Kernel:
                         top[j] = max(max(zero, zeros[j]), power(row[j], low, of_zero))
                     largest_powers(pa[i0 + i], pb, j0 + jb, edges[g], edges[g + 1], top, spare)
                     for j in range(row.size):
-                        top[j] = unit / (top[j] if top[j] > 0.0 else 1.0)
+                        top[j] = unit * inverse(top[j] if top[j] > 0.0 else 1.0)
                         total[j] = cut(row[j] * top[j], how)
                     add_cut(a[i0 + i], b, j0 + jb, edges[g], edges[g + 1], top, total, how)
                     for j in range(row.size):
                         word = word_at(s, 0, first + i * width + jb + j, edges[g]) if rule >= STOCHASTIC_A else 0
-                        row[j] = round_lane(total[j] / top[j] + 0.0, at, rule, word)
+                        row[j] = round_lane(total[j] * inverse(top[j]) + 0.0, at, rule, word)
 
     return kernel
 
@@ -174,7 +181,7 @@ def scaled_groups(mode: int, how: int) -> Kernel:
                             top[j] = max(top[j], of_zero if seen[j] == 0.0 or e == 0.0 else e)
                         terms += 1
                     for j in range(row.size):
-                        top[j] = unit / (top[j] if top[j] > 0.0 else 1.0)
+                        top[j] = unit * inverse(top[j] if top[j] > 0.0 else 1.0)
                         row[j] = cut(row[j] * top[j], how)
                     for t in range(terms):
                         term = room[t, : je - jb]
@@ -182,6 +189,6 @@ def scaled_groups(mode: int, how: int) -> Kernel:
                             row[j] += cut(term[j] * top[j], how)
                     for j in range(row.size):
                         word = word_at(s, 0, first + i * width + jb + j, edges[g]) if rule >= STOCHASTIC_A else 0
-                        row[j] = round_lane(row[j] / top[j] + 0.0, at, rule, word)
+                        row[j] = round_lane(row[j] * inverse(top[j]) + 0.0, at, rule, word)
 
     return kernel

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .fused import add_cut, cut, largest_powers, power
+from .fused import add_cut, cut, inverse, largest_powers, power
 from .lanes import AT_RUN_TIME, STOCHASTIC_A, round_lane
 from .sums import COLUMNS, Kernel
 from .words import word_at
@@ -40,6 +40,7 @@ def joined_late(mode: int, how: int, halves: int) -> Kernel:
     ) -> None:  # fmt: skip
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode
+        step, dot_step, sum_step = 1.0 / unit, 1.0 / dot_unit, 1.0 / sum_unit
         tops, totals, spare, scales = np.empty((2, COLUMNS)), np.empty((2, COLUMNS)), np.empty(COLUMNS), np.empty(COLUMNS)
         for jb in range(0, n, COLUMNS):
             je = min(jb + COLUMNS, n)
@@ -53,29 +54,30 @@ def joined_late(mode: int, how: int, halves: int) -> Kernel:
                         top[:] = 0.0
                         largest_powers(pa[i0 + i], pb, j0 + jb, k0, k1, top, spare[: je - jb])
                         for j in range(row.size):
-                            scale[j] = unit / (top[j] if top[j] > 0.0 else 1.0)
+                            scale[j] = unit * inverse(top[j] if top[j] > 0.0 else 1.0)
                             total[j] = 0.0
                         if limit < np.inf:
                             add_limited(a[i0 + i], b, j0 + jb, k0, k1, limit, scale, total, how)
                         else:
                             add_cut(a[i0 + i], b, j0 + jb, k0, k1, scale, total, how)
                     for j in range(row.size):
-                        dot = totals[0, j] * ((tops[0, j] if tops[0, j] > 0.0 else 1.0) / unit)
+                        dot = totals[0, j] * ((tops[0, j] if tops[0, j] > 0.0 else 1.0) * step)
                         largest = tops[0, j]
                         if halves == 2:
-                            other = totals[1, j] * ((tops[1, j] if tops[1, j] > 0.0 else 1.0) / unit)
+                            other = totals[1, j] * ((tops[1, j] if tops[1, j] > 0.0 else 1.0) * step)
                             largest = max(largest, tops[1, j])
-                            joint = unit / (largest if largest > 0.0 else 1.0)
-                            dot = (np.floor(dot * joint) + np.floor(other * joint)) / joint
+                            joint = unit * inverse(largest if largest > 0.0 else 1.0)
+                            dot = (np.floor(dot * joint) + np.floor(other * joint)) * inverse(joint)
                         e = power(row[j], low, low)
                         largest = max(largest, e)
                         largest = largest if largest > 0.0 else 1.0
                         kept = 0.0 if abs(row[j]) < np.inf and e < largest * drop else row[j]
-                        both = np.floor(dot * (dot_unit / largest)) * (largest / dot_unit)
-                        both += np.floor(kept * (sum_unit / largest)) * (largest / sum_unit)
+                        shrink = inverse(largest)
+                        both = np.floor(dot * (dot_unit * shrink)) * (largest * dot_step)
+                        both += np.floor(kept * (sum_unit * shrink)) * (largest * sum_step)
                         e = power(both, low, low)
-                        fine = total_unit / (e if e > 0.0 else 1.0)
+                        fine = total_unit * inverse(e if e > 0.0 else 1.0)
                         word = word_at(s, 0, first + i * width + jb + j, edges[g]) if rule >= STOCHASTIC_A else 0
-                        row[j] = round_lane(np.floor(both * fine) / fine + 0.0, at, rule, word)
+                        row[j] = round_lane(np.floor(both * fine) * inverse(fine) + 0.0, at, rule, word)
 
     return kernel

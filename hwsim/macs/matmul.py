@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hwsim.casting import Quantized
 from hwsim.config import canonical
 from hwsim.errors import FormatError, not_allowed
 from hwsim.formats import Draw
@@ -18,6 +19,7 @@ from hwsim.formats import Draw
 from . import cpu, reference
 from .bases import needs_reference
 from .operands import Array, Port, Scaled, flushed, port, rounded
+from .quantized import Fed, epilogue, fed, narrowed
 from .record import Mac, Operands, Rounded
 from .units import mac as unit
 from .words import Stream, stream
@@ -33,8 +35,8 @@ library.define(  # type: ignore[no-untyped-call]
 
 
 def matmul(
-    a: torch.Tensor | Scaled,
-    b: torch.Tensor | Scaled,
+    a: torch.Tensor | Scaled | Quantized,
+    b: torch.Tensor | Scaled | Quantized,
     mac: Mac | str | Mapping[str, Any],
     c: torch.Tensor | None = None,
     draw: Draw = Draw(),
@@ -45,33 +47,58 @@ def matmul(
     The result does not depend on the backend, the number of threads or how a batch is split; it is float32, or float64 where
     that is needed to hold the unit's result format. NaN, infinities and overflow do what the unit's formats and rules say.
 
+    Of `Quantized` operands the unit is given the elements, and the scales that vary along K where it takes such. Scales of a
+    tensor, of a row of A or of a column of B, and the tensor scales beside blocks, act on the result d of the unit, which then
+    starts from +0: RNE(RNE(d s) + c) in the result's dtype, s being the product of A's scale, A's tensor scale, B's scale and B's
+    tensor scale, in this order, rounded likewise at every step.
+
     Args:
-        a: (..., M, K), values of the unit's `input` formats; with a `Scaled` the unit is given elements and block scales.
+        a: (..., M, K), values of the unit's `input` formats; with a `Scaled` or a `Quantized` the unit is given elements and
+            scales. Where only one operand has scales along K, those of the other are one.
         b: (..., K, N), values of its `weight` formats. Batch dimensions broadcast.
-        c: (..., M, N), or None; rounded to the unit's C format on its way in.
+        c: (..., M, N), or None; rounded to the unit's C format on its way in, where it enters the unit.
         draw: what a stochastic accumulator's random words depend on.
         backend: `numba` or `reference`; the fastest for the device when None.
 
     Raises:
-        FormatError: shapes that do not fit, an operand that is no value of its format (the first is named), scales without a unit
-            that takes them, a NaN in a result format that has none.
+        FormatError: shapes that do not fit, an operand or a scale that is no value of its format (the first is named), scales
+            along K without a unit that takes them, a NaN in a result format that has none.
         ConfigError: no such unit.
     """
     mac = unit(mac)
     if backend is not None and backend not in BACKENDS:
         raise FormatError(not_allowed("backend", backend, BACKENDS), "backend")
-    (x, scale_a), (y, scale_b) = _parts(a), _parts(b)
-    if (scale_a is None) != (scale_b is None) or (scale_a is not None and mac.scales is None):
-        raise FormatError("matmul: got scales; allowed: on both operands, for a unit with `scales`")
-    _check_shapes(x, y, c)
+    x, y = fed(a, mac, "input"), fed(b, mac, "weight")
+    _check_shapes(x.values, y.values, c)
+    factors = (*x.factors, *y.factors)
+    start = None if factors else c
     if mac.is_native:
-        return _native(x, y, c, mac)
-    numbers = [draw.seed, draw.step, draw.call, draw.rank, draw.offset]
-    return torch.ops.hwsim.matmul(x, y, c, scale_a, scale_b, _text(mac), numbers, draw.site, backend or "")  # type: ignore[no-any-return]
+        result = _native(x.values, y.values, start, mac)
+    else:
+        scale_a, scale_b = _scales(x, y, mac)
+        numbers = [draw.seed, draw.step, draw.call, draw.rank, draw.offset]
+        text = _text(narrowed(mac, a, b))
+        result = torch.ops.hwsim.matmul(x.values, y.values, start, scale_a, scale_b, text, numbers, draw.site, backend or "")
+    return epilogue(result, factors, c) if factors else result
 
 
-def _parts(operand: torch.Tensor | Scaled) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return (operand.values, operand.scales) if isinstance(operand, Scaled) else (operand, None)
+def _scales(a: Fed, b: Fed, mac: Mac) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The block scales of both operands, checked; ones where only the other has any."""
+    if a.scales is None and b.scales is None:
+        return None, None
+    if mac.scales is None:
+        allowed = "a unit with `scales`, or operands without"
+        raise FormatError(f"matmul: got scales for {mac.name or 'a unit'}, which takes none; allowed: {allowed}")
+    blocks = -(-a.values.shape[-1] // mac.scales.block)
+    shape_a, shape_b = (*a.values.shape[:-1], blocks), (*b.values.shape[:-2], blocks, b.values.shape[-1])
+    found = []
+    for name, scales, shape in (("input", a.scales, shape_a), ("weight", b.scales, shape_b)):
+        given = torch.ones(shape) if scales is None else scales
+        if not _broadcasts(given.shape, torch.Size(shape)):
+            each = f"one for each {mac.scales.block} terms"
+            raise FormatError(f"{name} scales: got shape {tuple(given.shape)}; allowed: {tuple(shape)}, {each}")
+        found.append(given.expand(shape))
+    return found[0], found[1]
 
 
 def _check_shapes(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None) -> None:
@@ -139,7 +166,7 @@ def _cpu(
     s = Draw(seed, site, step, call, rank, offset)
     batch = shape[:-2]
     words = stream(s, shape.numel(), a.shape[-1])
-    start = None if c is None else _c(c.expand(shape), m)
+    start = None if c is None else entering(c.expand(shape), m)
     pa, pb = port(m, "input", a, scale_a), port(m, "weight", b, scale_b)
     if b.dim() == 2:
         flat = _sum(_folded(pa), pb, None if start is None else start.reshape(-1, shape[-1]), m, words, s, 0, backend)
@@ -154,7 +181,7 @@ def _cpu(
     return _result(np.stack(done) if done else np.empty((0, *shape[-2:])), shape, m)
 
 
-def _c(c: torch.Tensor, mac: Mac) -> Array:
+def entering(c: torch.Tensor, mac: Mac) -> Array:
     """C as it enters: flushed, and rounded to its format."""
     data = c.detach().to(torch.float64).numpy()
     if mac.flush_inputs != "none":

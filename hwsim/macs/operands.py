@@ -21,6 +21,8 @@ from .words import Stream
 Array = npt.NDArray[np.float64]
 SMALLEST_NORMAL_EXPONENT = -126
 LANE_DIGITS = 26
+SHORT_DIGITS, DOUBLE_DIGITS = 12, 53
+SHORT_TAIL = (1 << (DOUBLE_DIGITS - SHORT_DIGITS)) - 1
 NO_STREAM = Stream(0, 0, 0, 0, 0, 0, 0)
 
 
@@ -57,6 +59,13 @@ class Port:
         return self.format.grid.min_exponent if self.format else SMALLEST_NORMAL_EXPONENT
 
     @property
+    def digits(self) -> int:
+        """Significant bits that every element fits in, by the declared format or, without one, by the elements: 12 or 53."""
+        if self.format is not None:
+            return self.format.grid.mantissa_bits + 1
+        return SHORT_DIGITS if not (self.values.view(np.int64) & SHORT_TAIL).any() else DOUBLE_DIGITS
+
+    @property
     def fits_lanes(self) -> bool:
         """Whether a product of two such values is exact in float64."""
         if self.format is not None:
@@ -75,7 +84,17 @@ def port(mac: Mac, name: str, values: torch.Tensor, scales: torch.Tensor | None,
     if mac.flush_inputs != "none":
         data = flushed(data, 2.0 ** (found.grid.min_exponent if found else SMALLEST_NORMAL_EXPONENT), mac.flush_inputs)
     scale = None if scales is None else np.ascontiguousarray(scales.detach().to(torch.float64).numpy())
+    if scale is not None and mac.scales is not None:
+        _check_scales(mac, name, scale, mac.scales.format)
     return Port(np.ascontiguousarray(data), scale, found)
+
+
+def _check_scales(mac: Mac, name: str, scales: Array, fmt: Format) -> None:
+    index = first_foreign(scales, fmt)
+    if index is not None:
+        where = ", ".join(map(str, np.unravel_index(index, scales.shape)))
+        given = f"scale [{where}] is {float(scales.flat[index])!r}"
+        raise FormatError(f"{name} operand of {mac.name or 'the unit'}: {given}; allowed: values of {fmt}")
 
 
 def flushed(data: Array, smallest_normal: float, how: str) -> Array:

@@ -15,9 +15,7 @@ from hwsim.formats.reference import project, round_magnitude
 from .grouping import groups, runs
 from .orders import Alignment
 from .record import Level, Mac, Rounded
-
-Real = Fraction | float
-"""An exact real; a float only for NaN, the infinities and -0."""
+from .steps import Part, Real, Step, Watch
 
 
 @dataclass(frozen=True)
@@ -41,19 +39,19 @@ class Terms:
     draw: Draw
 
 
-def dot(terms: Terms, c: float | None, mac: Mac) -> float:
-    """One element of the result (see Mac).
+def dot(terms: Terms, c: float | None, mac: Mac, watch: Watch | None = None) -> float:
+    """One element of the result (see Mac); `watch` is told every step that rounds.
 
     The random word of an addition has the index ((level outputs + output) K + k), where k is the first product in the right-hand
     operand; level 0 is the accumulator, 1 the products' own rounding, 2 and on the outer sums from the inside, then C last.
     """
-    sums = _Sums(terms, mac)
+    sums = _Sums(terms, mac, watch)
     size, levels = len(terms.a), mac.levels(len(terms.a))
     start = None if c is None else settle(real(c), Rounded(format=mac.c_format, overflow=None, nan="zero"))
     first = start if mac.c.enters != "last" else None
     total = sums.run(range(size), levels, first)
     if mac.c.enters == "last" and start is not None:
-        total = sums.add(total, start, mac.outermost, len(levels) + 2, 0)
+        total = sums.add(total, start, mac.outermost, len(levels) + 2, 0, "c")
     return float(total)
 
 
@@ -133,19 +131,24 @@ def cut(x: Real, unit_exponent: int, how: str) -> Fraction:
 class _Sums:
     """The sums of one dot product."""
 
-    def __init__(self, terms: Terms, mac: Mac) -> None:
-        self.terms, self.mac = terms, mac
+    def __init__(self, terms: Terms, mac: Mac, watch: Watch | None) -> None:
+        self.terms, self.mac, self.watch = terms, mac, watch
 
     def word(self, level: int, k: int) -> int:
         index = (level * self.terms.outputs + self.terms.output) * len(self.terms.a) + k
         return word(index, self.terms.draw)
 
-    def settle(self, x: Real, place: Rounded, level: int, k: int) -> Real:
-        random = self.word(level, k) if place.rounding.is_stochastic else 0
-        return settle(x, place, self.mac.flush_results, random)
+    def settle(self, x: Real, place: Rounded, level: int, k: int, parts: Sequence[Part], unit: int | None = None) -> Real:
+        """The exact sum x of the parts, which were cut at 2^unit, rounded."""
+        random = self.word(level, k) if place.rounding.is_stochastic else None
+        result = settle(x, place, self.mac.flush_results, random or 0)
+        if self.watch:
+            self.watch(Step(level, k, tuple(parts), unit, x, place, random, result))
+        return result
 
-    def add(self, x: Real, y: Real, place: Rounded, level: int, k: int) -> Real:
-        return self.settle(plus(x, y, place.rounding), place, level, k)
+    def add(self, x: Real, y: Real, place: Rounded, level: int, k: int, term: str = "") -> Real:
+        parts = Part("running sum", x, x), Part(term or ("product" if level == 0 else "partial sum"), y, y)
+        return self.settle(plus(x, y, place.rounding), place, level, k, parts)
 
     def run(self, ks: range, levels: tuple[Level, ...], start: Real | None) -> Real:
         """The sum over a run of k, from `start` (None: from +0, and no leaf in a tree)."""
@@ -179,7 +182,7 @@ class _Sums:
         nodes = ([] if start is None else [(start, ks.start)]) + leaves
         if len(nodes) < 2:
             value, k = nodes[0] if nodes else (Fraction(0), 0)
-            return self.settle(value, self.mac.accumulator, 0, k)
+            return self.settle(value, self.mac.accumulator, 0, k, [Part("product", value, value)])
         while len(nodes) > 1:
             pairs = zip(nodes[::2], nodes[1::2], strict=False)
             odd = nodes[-1:] if len(nodes) % 2 else []
@@ -199,35 +202,48 @@ class _Sums:
         value = times(real(self.terms.a[k]), real(self.terms.b[k]))
         if self.mac.scales and self.mac.scales.applied == "product":
             value = times(value, times(*self.scale(k)))
-        return value if self.mac.product == "exact" else self.settle(value, self.mac.product, 1, k)
+        if self.mac.product == "exact":
+            return value
+        return self.settle(value, self.mac.product, 1, k, [Part("product", value, value)])
 
     def fuse(self, total: Real, ks: Sequence[int], how: Alignment) -> Real:
         """One group: the running sum and the products of ks, aligned, summed, rounded once."""
-        terms = [self.term(part, how) for part in _parts(ks, how.exact_terms)]
-        if not all(finite(x) for x, _ in [*terms, (total, 0)]):
-            special: Real = Fraction(0)
-            for x in [*(x for x, _ in terms), total]:
-                special = plus(special, x, Rounding())
-            return self.settle(special, self.mac.accumulator, 0, ks[0])
-        smallest = self.mac.c_format.grid.min_exponent
-        if how.fraction_bits == "exact":
-            exact: Real = Fraction(total) + sum(Fraction(x) for x, _ in terms)
-            if exact == 0 and how.negative_zero and all(sign(x) < 0 for x in [*(x for x, _ in terms), total]):
+        named = [(_name(part), *self.term(part, how)) for part in _parts(ks, how.exact_terms)]
+        terms = [(x, e) for _, x, e in named]
+        unit: int | None = None
+        kept = [total, *(x for x, _ in terms)]
+        exact: Real
+        if not all(finite(x) for x in kept):
+            exact = Fraction(0)
+            for x in [*kept[1:], total]:
+                exact = plus(exact, x, Rounding())
+        elif how.fraction_bits == "exact":
+            exact = sum((Fraction(x) for x in kept), Fraction(0))
+            if exact == 0 and how.negative_zero and all(sign(x) < 0 for x in kept):
                 exact = -0.0
         elif how.late:
             exact = self.join_late(Fraction(total), terms, how, how.fraction_bits)
         else:
-            e_total = how.e_zero if total == 0 else exponent(Fraction(total), smallest)
-            aligned = [*terms, (total, e_total)]
-            top = max((e for _, e in aligned if e is not None), default=0)
-            exact = sum((cut(x, top - how.fraction_bits, how.alignment) for x, _ in aligned), Fraction(0))
-        result = self.settle(exact, self.mac.accumulator, 0, ks[0])
+            e_total = how.e_zero if total == 0 else exponent(Fraction(total), self.smallest)
+            exponents = [e for e in (e_total, *(e for _, e in terms)) if e is not None]
+            unit = max(exponents, default=0) - how.fraction_bits
+            kept = [cut(x, unit, how.alignment) for x in kept]
+            exact = sum((Fraction(x) for x in kept), Fraction(0))
+        values = [("running sum", total), *((name, x) for name, x, _ in named)]
+        parts = [Part(name, x, y) for (name, x), y in zip(values, kept, strict=True)]
+        result = self.settle(exact, self.mac.accumulator, 0, ks[0], parts, unit)
         return Fraction(0) if result == 0 and not how.negative_zero else result
+
+    @property
+    def smallest(self) -> int:
+        """The exponent of subnormal running sums."""
+        return self.mac.c_format.grid.min_exponent
 
     def term(self, ks: Sequence[int], how: Alignment) -> tuple[Real, int | None]:
         """One aligned term, with its exponent: a product, or the scaled exact sum of `exact_terms` products."""
         t = self.terms
-        scale_a, scale_b = self.scale(ks[0])
+        aligned = self.mac.scales is not None and self.mac.scales.applied != "promotion"
+        scale_a, scale_b = self.scale(ks[0]) if aligned else (Fraction(1), Fraction(1))
         value: Real = Fraction(0)
         for k in ks:
             value = plus(value, self.product(k), Rounding())
@@ -248,7 +264,7 @@ class _Sums:
 
     def join_late(self, total: Fraction, terms: list[tuple[Real, int | None]], how: Alignment, bits: int) -> Fraction:
         """The products first, then the running sum (see LateSum)."""
-        late, smallest = how.late, self.mac.c_format.grid.min_exponent
+        late, smallest = how.late, self.smallest
         if late is None:
             raise ValueError("the unit has no late sum")
         halves = [terms[::2], terms[1::2]] if how.grouping == "even_odd" else [terms]
@@ -269,6 +285,10 @@ class _Sums:
 def _parts(ks: Sequence[int], size: int) -> list[Sequence[int]]:
     edges = [*range(0, len(ks), size), len(ks)]
     return [ks[i:j] for i, j in pairwise(edges)]
+
+
+def _name(ks: Sequence[int]) -> str:
+    return f"product {ks[0]}" if len(ks) == 1 else f"products {ks[0]} to {ks[-1]}"
 
 
 def _smallest(mac: Mac) -> int:

@@ -15,6 +15,8 @@ from .words import fill_words, word_at
 COLUMNS = 128
 DEPTH = 16
 WORDS = 64
+# Columns whose words are transposed together: stores then fill whole cache lines.
+TOGETHER = 16
 EXACT = -1
 Kernel = Callable[..., None]
 
@@ -85,7 +87,7 @@ def stochastic(shape: Shape) -> Kernel:
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode
         product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
-        block = np.empty(64, np.int64)
+        block, drawn = np.empty(64, np.int64), np.empty((TOGETHER, WORDS), np.int64)
         room = np.empty((WORDS, COLUMNS), np.int64)
         for jb in range(0, n, COLUMNS):
             je = min(jb + COLUMNS, n)
@@ -93,8 +95,12 @@ def stochastic(shape: Shape) -> Kernel:
                 ke = min(kb + WORDS, k1)
                 words = room[: ke - kb]
                 for i in range(rows):
-                    for j in range(je - jb):
-                        fill_words(s, 0, first + i * width + jb + j, kb, words, j, block)
+                    for j in range(0, je - jb, TOGETHER):
+                        for q in range(min(TOGETHER, je - jb - j)):
+                            fill_words(s, 0, first + i * width + jb + j + q, kb, drawn[q, : ke - kb], block)
+                        for k in range(ke - kb):
+                            for q in range(TOGETHER):
+                                words[k, j + q] = drawn[q, k]
                     row = acc[i, jb:je]
                     for k in range(kb, ke):
                         x = a[i0 + i, k]

@@ -39,8 +39,9 @@ def stream(draw: Draw, outputs: int, terms: int) -> Stream:
 
 @njit(forceinline=True)
 def _rounds(b: np.uint64, s: Stream) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
-    c0, c1, c2, c3 = b & LOW, b >> HALF, np.uint64(s.high0), np.uint64(s.high1)
-    k0, k1 = np.uint64(s.key0), np.uint64(s.key1)
+    # The masks tell the compiler that 32-bit multiplications will do.
+    c0, c1, c2, c3 = b & LOW, b >> HALF, np.uint64(s.high0) & LOW, np.uint64(s.high1) & LOW
+    k0, k1 = np.uint64(s.key0) & LOW, np.uint64(s.key1) & LOW
     for _ in range(10):
         p0, p1 = M0 * c0, M1 * c2
         c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & LOW, (p0 >> HALF) ^ c3 ^ k1, p0 & LOW
@@ -58,12 +59,10 @@ def word_at(s: Stream, level: int, output: int, k: int) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def fill_words(
-    s: Stream, level: int, output: int, k0: int, out: npt.NDArray[np.int64], column: int, block: npt.NDArray[np.int64]
-) -> None:
-    """The words of one result's additions k0, k0 + 1, ... into a column of `out`; `block` is room for 64 words."""
+def fill_words(s: Stream, level: int, output: int, k0: int, out: npt.NDArray[np.int64], block: npt.NDArray[np.int64]) -> None:
+    """The words of one result's additions k0, k0 + 1, ...; `block` is room for 64 words."""
     start = s.offset + (level * s.outputs + output) * s.terms + k0
-    count, done = out.shape[0], 0
+    count, done = out.size, 0
     while done < count:
         first = start + done
         inside = first % BLOCK
@@ -72,6 +71,5 @@ def fill_words(
             c0, c1, c2, c3 = _rounds(base + np.uint64(t), s)
             block[t], block[t + 16], block[t + 32], block[t + 48] = np.int64(c0), np.int64(c1), np.int64(c2), np.int64(c3)
         take = min(BLOCK - inside, count - done)
-        for t in range(take):
-            out[done + t, column] = block[inside + t]
+        out[done : done + take] = block[inside : inside + take]
         done += take

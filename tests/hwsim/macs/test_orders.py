@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -69,6 +70,27 @@ def test_rounded_products_equal_the_reference(order: str, fmt: str, rounding: An
     for seed in (1, 2):
         a, b, c = operands(seed), operands(seed + 10, (7, 2)), operands(seed + 20, (2, 2))
         assert torch.equal(bits(matmul(a, b, unit, c)), bits(matmul(a, b, unit, c, backend="reference")))
+
+
+@pytest.mark.parametrize(
+    ("operand", "accumulator"),
+    [("bf16", "fp32"), ("fp16", "fp32"), ("tf32", "fp32"), ("fp32", "fp32"), ("fp16", "fp16"), ("bf16", "bf16"),
+     ("fp8_e5m2", "fp16")],
+)  # fmt: skip
+def test_sums_next_to_ties_equal_the_reference(operand: str, accumulator: str) -> None:
+    unit = mac({"order": "sequential", "operands": operand, "accumulator": {"format": accumulator}})
+    fmt = format_record(operand)
+    rng = torch.Generator().manual_seed(1)
+    low, digits = round(math.log2(fmt.smallest_normal)), fmt.grid.mantissa_bits
+    ulp = 2.0**-digits
+    significands = torch.tensor([1.0, -1.0, 1.5, 2.0 - ulp, 1.0 + ulp, -1.0 - ulp], dtype=torch.float64)
+    exponents = torch.tensor([max(e, low) for e in (0, 0, -4, -8, -12, -13, -20, -36)], dtype=torch.float64)
+    a, b = (
+        significands[torch.randint(6, shape, generator=rng)] * exponents[torch.randint(8, shape, generator=rng)].exp2()
+        for shape in ((16, 4), (4, 16))
+    )
+    c = torch.where(torch.rand(16, 16, generator=rng) < 0.5, 1.0, 2.0 ** torch.randint(low, 1, (16, 16), generator=rng).double())
+    assert torch.equal(bits(matmul(a, b, unit, c)), bits(matmul(a, b, unit, c, backend="reference")))
 
 
 @pytest.mark.parametrize("overflow", ["saturate", "propagate", "infinity", "always_infinity", "nan"])

@@ -1,0 +1,135 @@
+"""Quantized operands at a unit's ports: which of their scales the unit takes, and which act on its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hwsim.casting import Quantized
+from hwsim.errors import FormatError
+from hwsim.formats.scaled import ScaleLayout
+
+from .operands import Scaled
+from .record import Mac, Operands
+
+Side = Literal["input", "weight"]
+SIDES: tuple[Side, Side] = ("input", "weight")
+
+
+@dataclass(frozen=True)
+class Fed:
+    """An operand as a unit takes it.
+
+    Args:
+        values: elements, A (..., M, K) or B (..., K, N).
+        scales: one for each of the unit's blocks along K, or None.
+        factors: what the result is multiplied by, each broadcastable to (..., M, N).
+    """
+
+    values: Tensor
+    scales: Tensor | None = None
+    factors: tuple[Tensor, ...] = ()
+
+
+def fed(operand: Tensor | Scaled | Quantized, mac: Mac, side: Side) -> Fed:
+    """Elements, block scales and factors of one operand.
+
+    Scales that vary along K go to the unit, in blocks of its own size; those of the tensor, of a row of A or of a column of B
+    are factors. A block that covers all of K is a factor for a unit that takes no scales.
+
+    Raises:
+        FormatError: scales that vary along K, and no unit that takes them.
+    """
+    if isinstance(operand, Tensor):
+        return Fed(operand)
+    if isinstance(operand, Scaled):
+        return Fed(operand.values, operand.scales)
+    if mac.is_native:
+        return Fed(operand.values)
+    whole = () if operand.tensor_scale is None else (operand.tensor_scale.reshape(()),)
+    if operand.scale is None:
+        return Fed(operand.elements, None, whole)
+    run, scale = _along_k(operand, side)
+    if run is None:
+        return Fed(operand.elements, None, (scale, *whole))
+    if mac.scales is not None and run % mac.scales.block == 0:
+        axis, terms = _axis(side), operand.elements.shape[_axis(side)]
+        finer = scale.repeat_interleave(run // mac.scales.block, axis)
+        return Fed(operand.elements, finer.narrow(axis, 0, -(-terms // mac.scales.block)), whole)
+    if scale.shape[_axis(side)] == 1:
+        return Fed(operand.elements, None, (scale, *whole))
+    constant = "one scale a tensor, row of A or column of B"
+    takes = f"blocks of {mac.scales.block} terms along K, or multiples of it" if mac.scales else constant
+    raise FormatError(
+        f"{side} operand of {mac.name or 'the unit'}: got scales for every {run} terms along K; allowed: {takes}", side
+    )
+
+
+def narrowed(mac: Mac, a: object, b: object) -> Mac:
+    """The unit with its ports set to the formats that Quantized operands declare, where it has them."""
+    if mac.operands is None:
+        return mac
+    ports = {}
+    for side, operand in zip(SIDES, (a, b), strict=True):
+        allowed = getattr(mac.operands, side)
+        declared = tuple(fmt for fmt in allowed if isinstance(operand, Quantized) and fmt == operand.format)
+        ports[side] = declared or allowed
+    return mac.model_copy(update={"operands": Operands(**ports)})
+
+
+def epilogue(result: Tensor, factors: Sequence[Tensor], c: Tensor | None) -> Tensor:
+    """(result (f1 f2 ...)) + c, every product and the sum rounded to nearest even in the result's dtype, from the left."""
+    scale = torch.ones((), dtype=result.dtype, device=result.device)
+    for factor in factors:
+        scale = scale * factor.to(result.dtype)
+    result = result * scale
+    return result if c is None else result + c.to(result.dtype)
+
+
+def transposed(operand: Tensor | Quantized) -> Tensor | Quantized:
+    """The same operand with its last two axes exchanged."""
+    if isinstance(operand, Tensor):
+        return operand.mT
+    layout, block, scale = operand.layout, operand.block, operand.scale
+    if layout.axis is not None:
+        axis = layout.axis % operand.elements.dim() - operand.elements.dim()
+        layout = ScaleLayout({-1: -2, -2: -1}.get(axis, axis), layout.size)
+    if block is not None and block.tile is not None:
+        block = replace(block, tile=block.tile[::-1])
+    return replace(
+        operand,
+        values=operand.values.mT,
+        elements=operand.elements.mT,
+        scale=scale.mT if scale is not None and scale.dim() > 1 else scale,
+        layout=layout,
+        block=block,
+    )
+
+
+def _axis(side: Side) -> int:
+    return -1 if side == "input" else -2
+
+
+def _along_k(q: Quantized, side: Side) -> tuple[int | None, Tensor]:
+    """How many terms of K share a scale, and the scales with the operand's axes; None where all of K does."""
+    if q.scale is None:
+        raise ValueError("an operand without scales")
+    shape, axis = q.elements.shape, _axis(side)
+    outer = -3 - axis
+    if q.block is not None and q.block.tile is not None:
+        sizes = dict(zip((-2, -1), q.block.tile, strict=True))
+        scale = q.scale.repeat_interleave(sizes[outer], outer).narrow(outer, 0, shape[outer])
+        return sizes[axis], scale
+    if q.layout.axis is None or q.scale.numel() == 1:
+        return None, q.scale.reshape(())
+    blocked = q.layout.axis % len(shape) - len(shape)
+    if q.layout.size is None:
+        scale = q.scale.reshape([-1 if n == blocked else 1 for n in range(-len(shape), 0)])
+        return (1 if blocked == axis else None), scale
+    if blocked == axis:
+        return q.layout.size, q.scale
+    return 1, q.scale.repeat_interleave(q.layout.size, blocked).narrow(blocked, 0, shape[blocked])

@@ -1,0 +1,120 @@
+"""Golden vectors and traces: what they show is what `matmul` and `quantize` compute."""
+
+from __future__ import annotations
+
+import csv
+import json
+from fractions import Fraction
+
+import pytest
+import torch
+
+import hwsim
+from hwsim.casts import Cast
+from hwsim.errors import FormatError
+from hwsim.fields import format_record
+from hwsim.formats import Draw
+from hwsim.macs import Scaled, mac, matmul
+from hwsim.macs.trace import as_text, trace
+from hwsim.macs.vectors import converter_vectors, unit_vectors
+
+UNITS = ["nvidia_ampere_fp16_to_fp16", "nvidia_hopper_mma_sync_fp8", "fp16_accumulate", "int8_int32", "amd_cdna3_fp8",
+         "amd_cdna2_bf16", "deepseek_fp8", "fp8_fp12_stochastic", "nvidia_blackwell_nvfp4", "nvidia_blackwell_mxfp8"]  # fmt: skip
+
+
+def decoded(codes: object, name: str) -> torch.Tensor:
+    words = [int(code, 16) for code in ([codes] if isinstance(codes, str) else codes)]  # type: ignore[attr-defined]
+    return format_record(name).decode(torch.tensor(words)).double()
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_the_result_of_a_unit_s_vector_is_that_of_the_compiled_unit(name: str) -> None:
+    unit = mac(name)
+    found = json.loads(unit_vectors(unit, count=8, terms=37, seed=3).as_json())
+    assert (found["unit"], found["seed"], found["terms"]) == (name, 3, 37)
+    assert unit.operands is not None
+    for n, row in enumerate(found["vectors"]):
+        a, b = decoded(row["a"], unit.operands.input[0].name)[None], decoded(row["b"], unit.operands.weight[0].name)[:, None]
+        c = unit.c_format.decode(torch.tensor([int(row["c"], 16)])).double()[None]
+        x: torch.Tensor | Scaled = a
+        y: torch.Tensor | Scaled = b
+        if unit.scales:
+            sa, sb = (unit.scales.format.decode(torch.tensor([int(s, 16) for s in row[key]])) for key in ("scale_a", "scale_b"))
+            x, y = Scaled(a, sa[None]), Scaled(b, sb[:, None])
+        expected = matmul(x, y, unit, c, Draw(3, step=n)).double()
+        result = unit.outermost.format.decode(torch.tensor([[int(row["result"], 16)]])).double()
+        assert torch.equal(expected.nan_to_num(nan=1e300), result.nan_to_num(nan=1e300))
+        assert row["partial"][-1] == row["result"]
+
+
+def test_partial_sums_are_those_of_shorter_dot_products() -> None:
+    (row,) = json.loads(unit_vectors(mac("fp16_accumulate"), count=1, terms=12).as_json())["vectors"]
+    a, b, c = (decoded(row[key], "fp16") for key in ("a", "b", "c"))
+    assert len(row["partial"]) == 12
+    for k, partial in enumerate(row["partial"], start=1):
+        expected = matmul(a[None, :k], b[:k, None], "fp16_accumulate", c[None])
+        assert torch.equal(expected.double().flatten().nan_to_num(), decoded(partial, "fp16").nan_to_num())
+
+
+def test_csv_has_the_header_and_the_same_rows() -> None:
+    found = unit_vectors(mac("nvidia_volta_fp16"), count=3, terms=5, seed=9)
+    lines = found.as_csv().splitlines()
+    assert "# seed: 9" in lines
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    assert [row["a"].split() for row in rows] == [row["a"] for row in json.loads(found.as_json())["vectors"]]
+
+
+@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic(8)"])
+@pytest.mark.parametrize("name", ["fp8_e4m3fn", "fp4", "bf16", "int5"])
+def test_a_converter_s_codes_are_those_of_quantize(name: str, rounding: str) -> None:
+    rows = converter_vectors(Cast(format=name, rounding=rounding), count=300, seed=5).rows  # type: ignore[arg-type]
+    x = decoded([row["input"] for row in rows], "fp32").float()
+    expected = hwsim.quantize(x, name, rounding=rounding, seed=5, return_parts=True)
+    assert isinstance(expected, hwsim.Quantized)
+    assert [int(str(row["output"]), 16) for row in rows] == (expected.codes & ((1 << format_record(name).bits) - 1)).tolist()
+    assert len(rows) >= 290
+    assert ("random" in rows[0]) == (rounding != "nearest_even")
+
+
+def test_ties_of_a_small_format_are_among_a_converter_s_inputs() -> None:
+    inputs = {decoded(row["input"], "fp32").item() for row in converter_vectors(Cast(format=format_record("fp4"))).rows}
+    assert {0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0} <= inputs
+
+
+def test_a_block_converter_gives_each_block_s_scale() -> None:
+    rows = converter_vectors(Cast(format=format_record("mxfp4")), count=4).rows
+    for row in rows:
+        x = decoded(row["input"], "fp32").float()
+        scale, elements = decoded(row["scale"], "e8m0fnu"), decoded(row["output"], "fp4_e2m1fn")
+        assert torch.equal(hwsim.quantize(x, "mxfp4").double(), scale * elements)
+
+
+def test_a_trace_shows_alignment_what_is_cut_and_the_rounding() -> None:
+    a, b = torch.tensor([1024.0, 0.5, 3.0]), torch.tensor([1024.0, 2.0**-13, 1.0])
+    text = as_text(trace(a, b, "nvidia_ampere_fp16", 0.1))
+    assert "group from k = 0: largest exponent 20, truncate at 2^-4" in text
+    assert "+000000000000000000000.0001|10011001100110011001101" in text
+    assert "sum                  1048579.0625             +100000000000000000011.000|1" in text
+    assert text.endswith("result 1048579.0")
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_every_step_is_the_sum_of_what_is_kept_of_its_parts(name: str) -> None:
+    unit = mac(name)
+    assert unit.operands is not None
+    a, b = (torch.tensor([1.0, -3.0, 2.0, 0.5] * 10), torch.tensor([2.0, 1.0, 0.5, -1.0] * 10))
+    if name.startswith("int"):
+        a, b = a * 2, b * 2
+    found = trace(a, b, unit, 1.0)
+    assert found.steps[-1].result == found.result
+    for step in found.steps:
+        assert Fraction(step.exact) == sum(Fraction(part.kept) for part in step.parts)
+
+
+def test_what_has_no_steps_is_refused() -> None:
+    with pytest.raises(FormatError, match="got `native`"):
+        trace(torch.ones(2), torch.ones(2), "native")
+    with pytest.raises(FormatError, match="allowed: two of one length"):
+        trace(torch.ones(2), torch.ones(3), "fp32_sequential")
+    with pytest.raises(FormatError, match="declared `operands`"):
+        unit_vectors(mac({"order": "fma", "accumulator": {"format": "fp32"}}))
