@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from dot_products import BLOCK, bits, rowwise
 
+from hwsim.conformance.units import BLOCK, bits, rowwise
 from hwsim.fields import format_record
-from hwsim.macs import Operands, mac
+from hwsim.macs import Operands, mac, matmul
 
 pytest.importorskip("mmasim", reason="MMA-Sim (PyPI mmasim) is not installed")
 if shutil.which("ninja") is None:
@@ -163,6 +163,20 @@ def test_equals_mmasim_on_many_random_bit_patterns(case: Case) -> None:
     rows = MANY // 2 // len(case.terms) // BLOCK * BLOCK + BLOCK
     wrong = {(k, near): differing(case, rows, k, seed=2 * k + near) for k in case.terms for near in (0, 1)}
     assert not any(wrong.values()), wrong
+
+
+def test_mmasim_may_drop_a_running_sum_that_is_nan() -> None:
+    # torch.frexp gives a NaN and an infinity no exponent of their own (C leaves it unspecified), so that MMA-Sim drops them as
+    # too small beside a large product. No rule of the hardware says so, and MMA-Sim itself keeps them beside a small product and
+    # in CDNA3's other units: here MMA-Sim is taken to be wrong, and the unit propagates them.
+    oracle = MFMA("CDNA3", "f32_16x16x32_bf8_bf8")
+    for special in (torch.nan, torch.inf):
+        c = torch.tensor([special])
+        for size, dropped in ((2.0**14, True), (2.0**-8, False)):
+            a = torch.full((1, 2), size, dtype=torch.float32)
+            theirs = oracle.dpa(a.to(PTX["bf8"]), a.to(PTX["bf8"]), c).float()
+            assert not matmul(a, a.mT, "amd_cdna3_fp8", c[None]).isfinite().any()
+            assert bool(theirs.isfinite().all()) is dropped
 
 
 def narrow(kind: str, shape: tuple[int, ...], rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
