@@ -1,11 +1,12 @@
 """hwsim: number formats and accelerator datapaths, emulated bit for bit in PyTorch training.
 
-The public face: `format`, `quantize`, `mac`, `matmul`, `datapath`, `emulate`, `backends`, `training`, and the errors.
+The public face: `format`, `quantize`, `mac`, `matmul`, `datapath`, `emulate`, `budget`, `backends`, `training`, and the errors.
 """
 
 from typing import Any
 
 from hwsim import training
+from hwsim.budgets import Budget, budget
 from hwsim.casting import Quantized, quantize
 from hwsim.casts import Cast, Scaling
 from hwsim.datapaths import Datapath, datapath
@@ -33,6 +34,7 @@ def format(given: Format | str | dict[str, Any]) -> Format:
 
 __all__ = [
     "Block",
+    "Budget",
     "Cast",
     "ConfigError",
     "Datapath",
@@ -50,6 +52,7 @@ __all__ = [
     "Scaling",
     "StudyError",
     "backends",
+    "budget",
     "datapath",
     "emulate",
     "format",

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from hwsim.casts import Cast, Channel, Group, Scaling
+from hwsim.casts import Cast, Channel, Scaling
 from hwsim.config import Document, explain
 from hwsim.errors import ConfigError
 from hwsim.formats import Block, Draw, Format, Projection, Rounding
-from hwsim.formats.base import round_log2
 from hwsim.formats.blocks import quantize_blocks
 from hwsim.formats.operators import quantize_tensor
 from hwsim.formats.rounding import NanRule, Overflow
 from hwsim.formats.scaled import PER_TENSOR, ScaleLayout
+from hwsim.scaling import magnitude_max, scale_of
 
 
 @dataclass(frozen=True)
@@ -57,24 +58,35 @@ class Quantized:
         return self.scale_format.encode(self.scale)
 
 
-def apply(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1) -> Tensor:
+def apply(
+    cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1, kept: Tensor | None = None, backend: str | None = None
+) -> Tensor:
     """What the converter hands on: dequantized values, in x's dtype where that holds the format.
 
     Args:
         cast: the converter.
         x: any floating tensor.
         draw: the random words of a stochastic rounding.
-        axis: the axis that groups and blocks run along, in GEMM operands the contracted one.
+        axis: the axis that groups, tiles and blocks run along, in GEMM operands the contracted one.
+        kept: the scale of a rule whose scales are state of a run.
+        backend: a name; by default the one of x's device.
+
+    Raises:
+        ConfigError: a rule whose scale is state of a run, and none given.
     """
     if isinstance(cast.format, Block):
-        return quantize_blocks(x, cast.format, cast.projection, axis, draw).values
+        return quantize_blocks(x, cast.format, cast.projection, axis, draw, backend).values
     if not cast.scaled:
-        return quantize_tensor(x, cast.format, cast.projection, draw=draw)
-    scale, layout = scale_of(x, _scaling(cast), cast.format, axis)
-    return quantize_tensor(x, cast.format, cast.projection, scale, layout, draw=draw)
+        return quantize_tensor(x, cast.format, cast.projection, draw=draw, backend=backend)
+    if _is_dorefa(cast):
+        return parts(cast, x, draw, axis, backend).values
+    scale, layout = scale_of(x, _scaling(cast), cast.format, axis, kept)
+    return quantize_tensor(x, cast.format, cast.projection, scale, layout, draw=draw, backend=backend)
 
 
-def parts(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1, backend: str | None = None) -> Quantized:
+def parts(
+    cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1, backend: str | None = None, kept: Tensor | None = None
+) -> Quantized:
     """The same conversion with everything that the hardware keeps: elements, scales, codes."""
     if isinstance(cast.format, Block):
         return _block_parts(cast.format, cast.projection, x, draw, axis, backend)
@@ -82,7 +94,9 @@ def parts(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1, backend: s
         values = quantize_tensor(x, cast.format, cast.projection, draw=draw, backend=backend)
         return Quantized(cast.format, values, values)
     scaling = _scaling(cast)
-    scale, layout = scale_of(x, scaling, cast.format, axis)
+    if _is_dorefa(cast):
+        return _squashed_parts(cast, x, draw, backend)
+    scale, layout = scale_of(x, scaling, cast.format, axis, kept)
     values = quantize_tensor(x, cast.format, cast.projection, scale, layout, draw=draw, backend=backend)
     elements = quantize_tensor(x, cast.format, cast.projection, scale, layout, draw=draw, backend=backend, rescale=False)
     return Quantized(cast.format, values, elements, scale, layout, scaling.format)
@@ -96,7 +110,18 @@ def _block_parts(fmt: Block, projection: Projection, x: Tensor, draw: Draw, axis
     return Quantized(fmt.element, values, elements, scale, layout, fmt.scale, tensor, fmt)
 
 
-def elements(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1) -> tuple[Tensor, Tensor | None]:
+def _squashed_parts(cast: Cast, x: Tensor, draw: Draw, backend: str | None) -> Quantized:
+    """The elements round(max tanh(x) / max |tanh(x)|), and the scale 1 / max."""
+    squashed, scaling = torch.tanh(x.detach()), _scaling(cast)
+    scale, _ = scale_of(squashed, scaling.model_copy(update={"rule": "absmax"}), cast.format)
+    elements = quantize_tensor(squashed, cast.format, cast.projection, scale, draw=draw, backend=backend, rescale=False)
+    unit = torch.full_like(scale, 1 / cast.format.max)
+    return Quantized(cast.format, elements * unit.to(elements.dtype), elements, unit, PER_TENSOR, scaling.format)
+
+
+def elements(
+    cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """What a multiplier's port is given: values of the format itself, and the scale to apply afterwards, broadcastable to x.
 
     Raises:
@@ -110,7 +135,10 @@ def elements(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1) -> tupl
     if not cast.scaled:
         return quantize_tensor(x, cast.format, cast.projection, draw=draw), None
     scaling = _scaling(cast)
-    scale, layout = scale_of(x, scaling, cast.format, axis)
+    if _is_dorefa(cast):
+        squashed = _squashed_parts(cast, x, draw, None)
+        return squashed.elements, squashed.scale
+    scale, layout = scale_of(x, scaling, cast.format, axis, kept)
     if layout.size is not None or (layout.axis is not None and layout.axis % x.ndim == axis % x.ndim):
         raise ConfigError(
             f"scaling: got a scale per {_words(scaling)} along the axis that the unit sums over; "
@@ -122,61 +150,8 @@ def elements(cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1) -> tupl
     )
 
 
-def scale_of(x: Tensor, scaling: Scaling, fmt: Format, axis: int = -1) -> tuple[Tensor, ScaleLayout]:
-    """The scales of a tensor under a rule other than `none` (see Scaling), and their layout."""
-    layout = _layout(scaling, axis)
-    if scaling.rule == "fixed":
-        return torch.full((), scaling.value or 1.0, dtype=scaling.format.carrier, device=x.device), layout
-    amax = magnitude_max(x.detach(), layout)
-    own = scaling.format
-    if scaling.rule == "absmax":
-        largest = torch.full((), fmt.max, dtype=torch.float64, device=x.device)
-        scale = quantize_tensor(amax, own, scale=largest, rescale=False)
-    else:
-        scale = _power_of_two(amax, fmt.max).clamp(max=2.0 ** round_log2(own.max))
-    return torch.where(amax > 0, scale.clamp(min=own.smallest_subnormal), torch.ones_like(scale)), layout
-
-
-def magnitude_max(x: Tensor, layout: ScaleLayout = PER_TENSOR) -> Tensor:
-    """The largest finite |x| for each scale of a layout, in float32 or float64; zero where there is none."""
-    amax = _magnitude_max(x, layout)
-    if not bool(torch.isfinite(amax).all()):
-        amax = _magnitude_max(torch.where(torch.isfinite(x), x, torch.zeros_like(x)), layout)
-    return amax if amax.dtype is torch.float64 else amax.float()
-
-
-def _magnitude_max(x: Tensor, layout: ScaleLayout) -> Tensor:
-    if layout.axis is None:
-        return _largest(x) if x.numel() else x.new_zeros(())
-    axis = layout.axis % x.ndim
-    if layout.size is None:
-        others = [a for a in range(x.ndim) if a != axis]
-        return _largest(x, others) if others else x.abs()
-    whole = x.movedim(axis, -1)
-    padded = torch.nn.functional.pad(whole, (0, -x.shape[axis] % layout.size))
-    return _largest(padded.reshape(*padded.shape[:-1], -1, layout.size), [-1]).movedim(-1, axis)
-
-
-def _largest(x: Tensor, dims: list[int] | None = None) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x, torch.inf, dim=dims)
-    return norm
-
-
-def _power_of_two(amax: Tensor, largest: float) -> Tensor:
-    """The smallest power of two s with amax / s <= largest, from the binary exponents themselves."""
-    mantissa, exponent = torch.frexp(amax)
-    limit, limit_exponent = torch.frexp(torch.full((), largest, dtype=amax.dtype, device=amax.device))
-    return torch.ldexp(torch.ones_like(amax), exponent - limit_exponent + (mantissa > limit))
-
-
-def _layout(scaling: Scaling, axis: int) -> ScaleLayout:
-    match scaling.granularity:
-        case Channel(channel=channel):
-            return ScaleLayout(channel)
-        case Group(group=size):
-            return ScaleLayout(axis, size)
-        case _:
-            return PER_TENSOR
+def _is_dorefa(cast: Cast) -> bool:
+    return cast.scaling is not None and cast.scaling.rule == "dorefa"
 
 
 def _scaling(cast: Cast) -> Scaling:
@@ -229,13 +204,21 @@ def quantize(
     Raises:
         FormatError, ConfigError: an unknown name, or a combination that cannot be.
     """
-    cast = _cast({"format": fmt, "rounding": rounding, "overflow": overflow, "nan": nan, "scaling": scaling})
+    given: tuple[Any, ...] = (fmt, rounding, overflow, nan, scaling)
+    named = not any(isinstance(field, dict) for field in given)
+    cast = _known_cast(str(fmt), *given) if named else _cast(*given)
     draw = Draw(seed, site, step, call, rank, offset)
-    quantized = parts(cast, x, draw, axis, backend)
-    return quantized if return_parts else quantized.values
+    return parts(cast, x, draw, axis, backend) if return_parts else apply(cast, x, draw, axis, backend=backend)
 
 
-def _cast(given: dict[str, Any]) -> Cast:
+@lru_cache(maxsize=1024)
+def _known_cast(label: str, *given: Any) -> Cast:
+    """The cast of what can be looked up; `label` keeps formats apart that are equal but for their name."""
+    return _cast(*given)
+
+
+def _cast(fmt: Any, rounding: Any, overflow: Any, nan: Any, scaling: Any) -> Cast:
+    given = {"format": fmt, "rounding": rounding, "overflow": overflow, "nan": nan, "scaling": scaling}
     try:
         return Cast.model_validate(given)
     except ValidationError as error:

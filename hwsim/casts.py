@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hwsim.config.record import Record
 from hwsim.fields import FormatField, RoundingField, format_record
-from hwsim.formats import Block, Format, Projection, Rounding
+from hwsim.formats import Block, Format, Levels, Projection, Rounding
 from hwsim.formats.block import element_format
 from hwsim.formats.reference import check_projection
 from hwsim.formats.rounding import NanRule, Overflow
+
+ROTATIONS = (4, 16, 64, 256)
 
 
 class Channel(Record):
@@ -33,30 +36,68 @@ class Group(Record):
         return self
 
 
-Granularity = Literal["tensor"] | Channel | Group
+class Tile(Record):
+    """One scale for each tile of [rows, columns]: columns along the contracted axis, rows along the other one of the last two."""
+
+    tile: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
+Granularity = Literal["tensor"] | Channel | Group | Tile
+Rule = Literal["none", "fixed", "absmax", "power_of_two", "mse", "delayed", "learned", "pact", "dorefa"]
+KEPT_RULES = ("delayed", "learned", "pact")
+WHOLE_RULES = ("delayed", "pact", "dorefa")
 
 
 class Scaling(Record):
     """How a tensor is brought into a format's range: x becomes s round(x / s), the quotient rounded once.
 
-    Rules: `none` s = 1; `fixed` s = `value`; `absmax` s = amax / the format's largest value, rounded to the scale's own
-    `format`; `power_of_two` the smallest power of two s with amax / s <= that largest value. amax is the largest finite
-    |x| of a tensor, channel or group; where it is zero, s = 1. A scale that underflows its format becomes its smallest
-    positive value.
+    With max the format's largest value and amax the largest finite |x| of a tensor, channel, group or tile, at least `minimum`:
+
+    - `none`: s = 1; `fixed`: s = `value`;
+    - `absmax`: s = amax / max, rounded to the scale's own `format`;
+    - `power_of_two`: the smallest power of two s with amax / s <= max;
+    - `mse`: of the candidates amax (i/16) / max, i = 8..24, rounded as in `absmax`, the one with the smallest sum of
+      (x - s round(x / s))^2, elements rounded to nearest even and saturated, in float64; the first of equal ones wins;
+    - `delayed`: s = 2^margin amax / max of the amaxes of the `window` steps before; 1 before the first, kept where the window
+      has seen zeros only (TransformerEngine, DelayedScaling);
+    - `learned`: s is a parameter of the run, from 2 mean |x| / sqrt(max) on (LSQ, arXiv 1902.08153);
+    - `pact`: s = alpha / max, alpha a parameter of the run, from `value` (6 unless said) on (PACT, arXiv 1805.06085);
+    - `dorefa`: x becomes round(max tanh(x) / max |tanh(x)|) / max (DoReFa-Net, arXiv 1606.06160, equation 9).
+
+    Where amax is zero, s = 1. A scale that underflows its format becomes its smallest positive value.
     """
 
-    rule: Literal["none", "fixed", "absmax", "power_of_two"]
+    rule: Rule
     granularity: Granularity = "tensor"
     format: FormatField = format_record("fp32")
     value: float | None = None
+    minimum: Annotated[float, Field(ge=0)] = 0.0
+    window: Annotated[int, Field(ge=1)] = 1024
+    margin: int = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Scaling:
-        if (self.value is not None) != (self.rule == "fixed"):
-            raise ValueError(f"value: got {self.value}; allowed: a positive number with the rule `fixed`, and only there")
+        if (self.value is not None) != (self.rule == "fixed") and not (self.value is not None and self.rule == "pact"):
+            raise ValueError(f"value: got {self.value}; allowed: a positive number with the rule `fixed` (or `pact`)")
         if self.value is not None and self.value <= 0:
             raise ValueError(f"value: got {self.value}; allowed: a positive number")
+        if self.rule in WHOLE_RULES and self.granularity != "tensor":
+            raise ValueError(f"granularity: got {self.granularity} with the rule `{self.rule}`; allowed: tensor")
+        if self.rule == "learned" and not isinstance(self.granularity, str | Channel):
+            raise ValueError(f"granularity: got {self.granularity} with the rule `learned`; allowed: tensor, {{channel: AXIS}}")
+        if self.rule != "delayed" and {"window", "margin"} & self.model_fields_set and (self.window, self.margin) != (1024, 0):
+            raise ValueError(f"window: got one with the rule `{self.rule}`; allowed: window and margin with the rule `delayed`")
         return self
+
+    @property
+    def kept(self) -> bool:
+        """Whether the scale is state of a run."""
+        return self.rule in KEPT_RULES
+
+    @property
+    def trains(self) -> bool:
+        """Whether the scale is a parameter of a run."""
+        return self.rule in ("learned", "pact")
 
 
 def _scaling(given: Any) -> Any:
@@ -69,8 +110,16 @@ ScalingField = Annotated[Scaling, BeforeValidator(_scaling)]
 class Cast(Record):
     """One converter: the operand port of a multiplier, the result of a unit, the write port of an optimizer state.
 
-    `overflow` is `saturate` unless said; for what an arithmetic unit writes (a GEMM's result, the vector unit, optimizer
-    states) it is `infinity` where the format has one.
+    Args:
+        overflow: `saturate` unless said; for what an arithmetic unit writes (a GEMM's result, the vector unit, optimizer states)
+            `infinity` where the format has one.
+        transform: `hadamard_N`, N a power of 4: both operands of the GEMM are rotated along the contracted axis before their
+            casts (hwsim.hadamard).
+        requantize: what an operand is in the second GEMM that reads it: cast again from full precision, with scales along
+            the axis that this GEMM contracts; or, if false, the copy that was made for the first one (an `input` or
+            `weight` for `output`, a `grad_output` for `grad_input`).
+        gradient: what goes back through the cast: the whole gradient (`pass`), or none where the operand was clipped (`clip`,
+            as the rules `learned` and `pact` always do).
     """
 
     format: FormatField
@@ -80,13 +129,43 @@ class Cast(Record):
     flush_inputs: bool = False
     flush_outputs: bool = False
     scaling: ScalingField | None = None
+    transform: str | None = None
+    requantize: bool = True
+    gradient: Literal["pass", "clip"] = "pass"
 
     @model_validator(mode="after")
     def _possible(self) -> Cast:
+        self._check_transform()
         check_projection(element_format(self.format), self.projection)
         if self.scaled and isinstance(self.format, Block):
             raise ValueError(f"scaling: got one with the block format {self.format}, which finds its own scales; allowed: none")
         return self
+
+    def _check_transform(self) -> None:
+        if self.transform is not None and self.rotation not in ROTATIONS:
+            allowed = ", ".join(f"hadamard_{n}" for n in ROTATIONS)
+            raise ValueError(f"transform: got {self.transform!r}; allowed: {allowed}")
+
+    @property
+    def rotation(self) -> int:
+        """N of `hadamard_N`, or 0 without a transform."""
+        match = re.fullmatch(r"hadamard_(\d+)", self.transform or "")
+        return int(match[1]) if match else 0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether values share scales in runs along an axis."""
+        return isinstance(self.format, Block) or (self.scaling is not None and isinstance(self.scaling.granularity, Group | Tile))
+
+    @property
+    def kept(self) -> bool:
+        """Whether the scale is state of a run."""
+        return self.scaling is not None and self.scaling.kept
+
+    @property
+    def estimates(self) -> bool:
+        """Whether the gradient that goes back through the cast is not the one that comes."""
+        return self.gradient == "clip" or (self.scaling is not None and self.scaling.rule in ("learned", "pact", "dorefa"))
 
     @property
     def projection(self) -> Projection:
@@ -118,12 +197,12 @@ class Cast(Record):
                 granularity if isinstance(granularity, str) else " ".join(f"{k} {v}" for k, v in granularity.model_dump().items())
             )
             text += f" {self.scaling.rule} per {where}"
-        return text
+        return f"{text} {self.transform}" if self.transform else text
 
 
 def holds_all(fmt: Format, dtype: torch.dtype) -> bool:
     """Whether the format has every value of a floating dtype, NaN, infinities and -0 included."""
-    if isinstance(fmt, Block):
+    if isinstance(fmt, Block) or isinstance(fmt.lattice, Levels):
         return False
     info = torch.finfo(dtype)
     grid = fmt.grid

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,8 @@ from hwsim.catalogue import Catalogue
 from hwsim.config import Document, load, validate
 from hwsim.config.record import Record
 from hwsim.errors import ConfigError, not_allowed
-from hwsim.layering import GEMMS, OPERANDS, Gemm, Operand, patched, spread
+from hwsim.feasible import check_operands
+from hwsim.layering import GEMMS, OPERANDS, OPERANDS_OF, Gemm, Operand, patched, spread
 from hwsim.macs import Mac, mac
 
 
@@ -50,6 +52,23 @@ class GemmPaths(Record):
     def _spread(cls, given: Any) -> Any:
         return spread(given)
 
+    @model_validator(mode="after")
+    def _possible(self) -> GemmPaths:
+        for gemm in GEMMS:
+            path = getattr(self, gemm)
+            casts = {role: cast for role in OPERANDS_OF[gemm] if (cast := getattr(path, role)) is not None}
+            check_operands(gemm, casts, path.mac)
+        return self
+
+
+class LossScaling(Record):
+    """A factor on the loss: `growth` times larger after `interval` finite steps, `backoff` times after one that is not."""
+
+    initial: Annotated[float, Field(gt=0)] = 65536.0
+    growth: Annotated[float, Field(ge=1)] = 2.0
+    backoff: Annotated[float, Field(gt=0, le=1)] = 0.5
+    interval: Annotated[int, Field(ge=1)] = 2000
+
 
 class OptimizerPath(Record):
     """The optimizer unit: the gradient as it reads it, each state, the update and the weight as it writes them.
@@ -72,6 +91,23 @@ class LayerPath(Record):
     vector: ResultField | None = None
 
 
+class Edge(LayerPath):
+    """What the first or the last layers of a model run on, where no override says otherwise: `layers` of them, or a `share`."""
+
+    layers: Annotated[int, Field(ge=1)] | None = None
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Edge:
+        if (self.layers is None) == (self.share is None):
+            raise ValueError(f"got layers {self.layers} and share {self.share}; allowed: one of the two")
+        return self
+
+    def count(self, layers: int) -> int:
+        """How many of so many layers: at least one."""
+        return min(self.layers or ceil((self.share or 0) * layers), layers)
+
+
 class Datapath(LayerPath):
     """A whole machine.
 
@@ -80,12 +116,19 @@ class Datapath(LayerPath):
         gemm: the three GEMMs of every layer.
         vector: the cast on the result of every operation that is no GEMM.
         optimizer: the optimizer unit.
+        loss_scaling: the factor on the loss, or none.
+        wire: the format of gradients between data-parallel processes, or none.
+        first, last: what the first and the last of the layers with GEMM weights run on, in the model's own order.
         overrides: shell-like patterns of layer paths, each with what differs there; a layer may match one at most.
         description, source: for readers.
     """
 
     name: str = ""
     optimizer: OptimizerPath = OptimizerPath()
+    loss_scaling: LossScaling | None = None
+    wire: CastField | None = None
+    first: Edge | None = None
+    last: Edge | None = None
     overrides: dict[str, LayerPath] = Field(default_factory=dict)
     description: str = ""
     source: str = ""
@@ -93,10 +136,13 @@ class Datapath(LayerPath):
     @model_validator(mode="before")
     @classmethod
     def _complete_overrides(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or not isinstance(given.get("overrides"), Mapping):
+        if not isinstance(given, Mapping):
             return given
         base = {key: given[key] for key in ("gemm", "vector") if key in given}
-        return {**given, "overrides": {pattern: patched(base, patch) for pattern, patch in given["overrides"].items()}}
+        completed = {edge: patched(base, given[edge]) for edge in ("first", "last") if isinstance(given.get(edge), Mapping)}
+        if isinstance(given.get("overrides"), Mapping):
+            completed["overrides"] = {pattern: patched(base, patch) for pattern, patch in given["overrides"].items()}
+        return {**given, **completed}
 
     def layer(self, path: str) -> LayerPath:
         """What the layer at a module path runs on.
@@ -110,6 +156,15 @@ class Datapath(LayerPath):
                 f"overrides: layer {path!r} matches {' and '.join(map(repr, matching))}; allowed: one pattern a layer"
             )
         return self.overrides[matching[0]] if matching else self
+
+    def placed(self, layers: Sequence[str]) -> Datapath:
+        """The same machine for a model whose layers with GEMM weights are these: first and last ones among its overrides."""
+        found: dict[str, LayerPath] = {}
+        for edge, chosen in ((self.last, layers[::-1]), (self.first, layers)):
+            if edge is not None:
+                own = LayerPath(gemm=edge.gemm, vector=edge.vector)
+                found |= {path: own for path in chosen[: edge.count(len(layers))] if self.layer(path) is self}
+        return self.model_copy(update={"overrides": {**self.overrides, **found}, "first": None, "last": None}) if found else self
 
     def check_layers(self, paths: list[str]) -> None:
         """Refuse overrides that match no layer, or a layer twice.

@@ -46,6 +46,8 @@ def _shipped_format(name: str) -> Format | None:
 def _declared(name: str, data: Any, catalogue: Catalogue | None) -> Format:
     if isinstance(data, str):
         return format_record(data, catalogue)
+    if not isinstance(data, dict):
+        raise FormatError(f"got {data!r}; allowed: {FORMAT_HINT}")
     return replace(_from_mapping(data, catalogue), name=name)
 
 
@@ -53,7 +55,7 @@ def _from_mapping(data: dict[str, Any], catalogue: Catalogue | None) -> Format:
     kinds = format_kinds()
     if "kind" not in data:
         raise FormatError(f"kind: missing; allowed: {', '.join(sorted(kinds))}", "kind")
-    if data["kind"] not in kinds:
+    if not isinstance(data["kind"], str) or data["kind"] not in kinds:
         raise FormatError(not_allowed("kind", data["kind"], kinds), "kind")
     record = kinds[data["kind"]]
     declared = validate(Document(data, ""), declaration(record), context=catalogue)

@@ -9,6 +9,20 @@ Gemm = Literal["output", "grad_input", "grad_weight"]
 Operand = Literal["input", "weight", "grad_output"]
 GEMMS: tuple[Gemm, ...] = get_args(Gemm)
 OPERANDS: tuple[Operand, ...] = get_args(Operand)
+OPERANDS_OF: Mapping[Gemm, tuple[Operand, Operand]] = {
+    "output": ("input", "weight"),
+    "grad_input": ("grad_output", "weight"),
+    "grad_weight": ("grad_output", "input"),
+}
+OUTER_FIRST = {("output", "input"), ("output", "weight"), ("grad_input", "grad_output")}
+"""The operands whose canonical layout has the contracted axis last.
+
+A weight's canonical layout is (output, input) features, an activation's (samples, input features), an output gradient's
+(samples, output features), however the model stores them. Casts act on that layout: `channel: 0` of a weight is its output
+features, in all three GEMMs.
+"""
+FIRST_USE: Mapping[str, Gemm] = {"input": "output", "weight": "output", "grad_output": "grad_input"}
+"""The GEMM whose copy of an operand a later one takes where the cast says `requantize: false`."""
 
 
 def spread(given: Any) -> Any:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hwsim.casts import Cast
+from hwsim.layering import Operand
 
 from .phases import Phase
-from .sites import Layer, Operand, Site
+from .sites import Layer, Site
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ REASONS = {
     "random": "random numbers are drawn by the host; they are rounded when something computes with them",
     "wire": "the datapath declares no wire format",
     "unknown": "unknown operation, passed by unknown_ops: pass",
+    "scale": "scales that train stay in full precision",
     "counter": "counts and scalars of the optimizer's control flow",
 }
 
@@ -120,7 +122,7 @@ class Audit:
         """
         entries = [(entry, True) for entry in (*self._gemms.values(), *self._vectors.values())]
         entries += [([count, 0], True) for count in self._moves.values()]
-        entries += [(entry, key[3] not in ("unknown", "wire")) for key, entry in self._others.items()]
+        entries += [(entry, key[3] not in ("unknown", "wire") or key[4] != "none") for key, entry in self._others.items()]
         return {
             share: _ratio(sum(e[i] for e, known in entries if known), sum(e[i] for e, _ in entries))
             for i, share in enumerate(("operations", "flops"))

@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from .phases import Frame
 
 
+FIRST_EVALUATION = 1 << 40
+"""Calls in evaluation count apart from here on, so that evaluating changes nothing in training."""
+
+
 class Region:
     """A checkpointed part of the forward pass: the first call number of every site that ran in it, and its outermost frame."""
 

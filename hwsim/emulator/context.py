@@ -21,9 +21,11 @@ from hwsim.errors import ConfigError, not_allowed
 from .engine import Engine, UnknownOps
 from .machine import Machine
 from .mode import EmulatorMode
+from .observing import Observer
 from .origins import Stored, mark_data
-from .ports import Draws
+from .ports import Converter, Draws
 from .records import Records, node_creation_hook
+from .scales import Scales
 
 RECURRENT_BACKENDS: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
 """Whose recurrent layers are one operation with all GEMMs inside."""
@@ -38,6 +40,8 @@ def emulate(
     unknown_ops: UnknownOps = "error",
     rank: int = 0,
     statistics: bool = False,
+    converters: Mapping[str, Converter] | None = None,
+    observer: Observer | None = None,
 ) -> Iterator[Machine]:
     """Run everything inside the block on a machine: forward, loss, backward and optimizer steps of `model`, unchanged.
 
@@ -52,6 +56,9 @@ def emulate(
         unknown_ops: what an operation that the emulator does not know becomes: an `error`, or it may `pass` unrounded.
         rank: the data-parallel rank, for the random words of activations and gradients.
         statistics: whether ports keep count of what they do to the numbers (slower).
+        converters: by the name of a port (`SITE/GEMM/ROLE`, `LAYER/vector`, `PARAMETER/weight`, ...), how it casts; all other
+            ports pass tensors, and `SITE/GEMM/accumulator` keeps a unit. By default every port casts as declared.
+        observer: is shown every GEMM.
 
     Raises:
         ConfigError: the datapath does not fit the model, or another block is active.
@@ -61,21 +68,42 @@ def emulate(
     if any(isinstance(mode, EmulatorMode) for mode in _get_current_dispatch_mode_stack()):
         raise ConfigError("emulate: a block is active already; allowed: one at a time")
     declared = datapath_of(datapath)
+    _check_parameters(model)
     declared.check_layers([path for path, _ in model.named_modules() if path])
+    declared = declared.placed(_gemm_layers(model))
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     records = Records(hooked=node_creation_hook is not None)
-    engine = Engine(declared, Draws(seed, rank), unknown_ops, names, statistics, records)
+    engine = Engine(declared, Draws(seed, rank), unknown_ops, names, statistics, records, converters, observer, Scales(optimizer))
     mode = EmulatorMode(engine)
     with ExitStack() as stack:
         _hold_weights(engine, model)
         stack.callback(engine.optimizer.release)
+        stack.callback(engine.scales.release)
         _open_fused_kernels(stack)
         _follow_modules(stack, engine, model)
         _follow_steps(stack, engine, mode, optimizer)
         if records.hooked:
             stack.enter_context(node_creation_hook(engine.clock.node_made))
         stack.enter_context(mode)
-        yield Machine(engine)
+        yield Machine(engine, mode.rest)
+
+
+def _gemm_layers(model: nn.Module) -> list[str]:
+    """The modules that own a matrix, in the model's own order; embeddings select rows and multiply nothing."""
+    return [
+        path
+        for path, module in model.named_modules()
+        if not isinstance(module, nn.Embedding | nn.EmbeddingBag) and any(p.dim() > 1 for p in module.parameters(recurse=False))
+    ]
+
+
+def _check_parameters(model: nn.Module) -> None:
+    for name, p in model.named_parameters():
+        if type(p.data) is not Tensor:
+            raise ConfigError(
+                f"model: parameter {name} is a {type(p.data).__name__}, whose operations the emulator does not see; allowed: "
+                "plain tensors, and DistributedDataParallel for several processes (fully_shard is not emulated)"
+            )
 
 
 def _hold_weights(engine: Engine, model: nn.Module) -> None:
@@ -144,6 +172,7 @@ def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimize
     def begin(stepping: Optimizer, *_: Any) -> None:
         engine.clock.begin_step()
         with mode.rest():
+            engine.loss.divide(stepping)
             engine.optimizer.begin(stepping)
 
     def end(stepping: Optimizer, *_: Any) -> None:
@@ -153,6 +182,9 @@ def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimize
         if optimizer is None or stepping is optimizer:
             engine.draws.step += 1
             engine.clock.next_step()
+            engine.loss.end_step()
+            with mode.rest():
+                engine.scales.advance()
 
     stack.callback(register_optimizer_step_pre_hook(begin).remove)
     stack.callback(register_optimizer_step_post_hook(end).remove)

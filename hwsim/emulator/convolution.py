@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import lowering
+from hwsim.layering import Gemm, Operand
+from hwsim.macs.operands import Scaled
+from hwsim.macs.quantized import epilogue, transposed
+
+from . import lowering, spatial
+from .observing import Factor, Product
 from .origins import PLAIN, Role, note, origin_of
 from .phases import Phase
 from .ports import Port
-from .products import carried, multiply, varying_scale
+from .products import multiply, rotated
 from .records import GemmNote
-from .sites import Gemm, GemmPorts, Operand, Site, storage_id
+from .sites import GemmPorts, Site, storage_id
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .plans import Plan
 
-AXES: dict[tuple[Gemm, Operand], int] = {
-    ("output", "input"): 1,
-    ("output", "weight"): 1,
-    ("grad_input", "grad_output"): 1,
-    ("grad_input", "weight"): 0,
-}
-"""The contracted channel axis. grad_weight sums over samples and positions: groups run over them laid out as one axis."""
+INPUT_ONLY, WEIGHT_ONLY = (True, False, False), (False, True, False)
+"""Which gradients convolution_backward is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +58,22 @@ def run_convolution(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: d
         region = engine.clock.region(phase)
         engine.records.put(GemmNote(site, place.call, region, storage_id(x), storage_id(weight), "input", "weight"))
     ports = site.ports("output", "input", "weight")
+    operands = Given("input", x), Given("weight", weight)
     if ports.native:
-        a = _cast(ports.left, x, "output", "input", geometry, place.call)
-        b = _cast(ports.right, weight, "output", "weight", geometry, place.call)
+        a, b = (_cast(ports, i, given, geometry, place.call) for i, given in enumerate(operands))
         out = plan.func(a, b, *args[2:], **kwargs)
     else:
-        out = _emulated(ports, place, "output", Given("input", x), Given("weight", weight), geometry, tuple(weight.shape))
+        out = _emulated(ports, place, "output", operands, geometry, tuple(weight.shape))
         if bias is not None:
             out = out + bias.reshape(1, -1, *[1] * (out.dim() - 2))
         out = out.to(x.dtype)
     _count(engine, plan, place, "output", "input", "weight", lowering.flops(x, weight, out, geometry))
+
+    def multiply(x: Tensor, weight: Tensor) -> Tensor:
+        product: Tensor = plan.func(x, weight, None, *args[3:], **kwargs)
+        return product
+
+    _show(engine, place, ports, geometry, "output", operands, out, multiply)
     out = engine.handed_on(ports.result, out, plan, place.call)
     note(out, PLAIN[Role.INPUT])
     return out
@@ -82,6 +88,8 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
     site = place.site
     to_input = site.ports("grad_input", "grad_output", "weight")
     to_weight = site.ports("grad_weight", "grad_output", "input")
+    for_input = Given("grad_output", grad), Given("weight", weight)
+    for_weight = Given("grad_output", grad), Given("input", x)
     flops = lowering.flops(x, weight, grad, geometry)
 
     def native(masked: list[bool], grad: Tensor, x: Tensor, weight: Tensor) -> Any:
@@ -91,29 +99,54 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
         grads = list(native(mask, grad, x, weight))
     else:
         grads = [None, None, None]
+        cast_grad: Tensor | None = None
         if mask[0] and to_input.native:
-            g = _cast(to_input.left, grad, "grad_input", "grad_output", geometry, place.call)
-            w = _cast(to_input.right, weight, "grad_input", "weight", geometry, place.call)
-            grads[0] = native([True, False, False], g, x, w)[0]
+            cast_grad = _cast(to_input, 0, for_input[0], geometry, place.call)
+            w = _cast(to_input, 1, for_input[1], geometry, place.call)
+            grads[0] = native(list(INPUT_ONLY), cast_grad, x, w)[0]
         elif mask[0]:
-            left, right = Given("grad_output", grad), Given("weight", weight)
-            grads[0] = _emulated(to_input, place, "grad_input", left, right, geometry, tuple(x.shape)).to(x.dtype)
-        if mask[1] and to_weight.native:
-            same = mask[0] and to_input.native and to_input.left.does_the_same(to_weight.left)
-            g = g if same else _cast(to_weight.left, grad, "grad_weight", "grad_output", geometry, place.call)
-            a = _cast(to_weight.right, x, "grad_weight", "input", geometry, place.call)
-            grads[1] = native([False, True, False], g, a, weight)[1]
+            grads[0] = _emulated(to_input, place, "grad_input", for_input, geometry, tuple(x.shape)).to(x.dtype)
+        if mask[1] and _is_lowered(to_weight):
+            grads[1] = _lowered(to_weight, place, for_weight, geometry, tuple(weight.shape)).to(weight.dtype)
+        elif mask[1] and to_weight.native:
+            if cast_grad is None or not _is_same(to_input, to_weight):
+                cast_grad = _cast(to_weight, 0, for_weight[0], geometry, place.call)
+            a = _cast(to_weight, 1, for_weight[1], geometry, place.call)
+            grads[1] = native(list(WEIGHT_ONLY), cast_grad, a, weight)[1]
         elif mask[1]:
-            left, right = Given("grad_output", grad), Given("input", x)
-            grads[1] = _emulated(to_weight, place, "grad_weight", left, right, geometry, tuple(weight.shape)).to(weight.dtype)
+            grads[1] = _emulated(to_weight, place, "grad_weight", for_weight, geometry, tuple(weight.shape)).to(weight.dtype)
         if mask[2]:
             grads[2] = grad.sum([0, *range(2, grad.dim())])
     if mask[0]:
         _count(engine, plan, place, "grad_input", "grad_output", "weight", flops)
+        _show(
+            engine,
+            place,
+            to_input,
+            geometry,
+            "grad_input",
+            for_input,
+            grads[0],
+            lambda g, w: native(list(INPUT_ONLY), g, x, w)[0],
+            0,
+        )
         grads[0] = engine.handed_on(to_input.result, grads[0], plan, place.call)
+        grads[0] = _through(site, "input", x, grads[0])
     if mask[1]:
         _count(engine, plan, place, "grad_weight", "grad_output", "input", flops)
+        _show(
+            engine,
+            place,
+            to_weight,
+            geometry,
+            "grad_weight",
+            for_weight,
+            grads[1],
+            lambda g, a: native(list(WEIGHT_ONLY), g, a, weight)[1],
+            1,
+        )
         grads[1] = engine.handed_on(to_weight.result, grads[1], plan, place.call)
+        grads[1] = _through(site, "weight", weight, grads[1])
     if mask[2]:
         grads[2] = engine.vector_result(plan, grads[2], phase, site.layer)
     for g in grads:
@@ -132,68 +165,94 @@ def _backward_place(engine: Engine, plan: Plan, weight: Tensor, phase: Phase) ->
 
 
 def _untouched(ports: GemmPorts, left: Tensor, right: Tensor) -> bool:
-    return ports.native and ports.left.passes(left.dtype) and ports.right.passes(right.dtype)
+    return ports.native and ports.signs is None and ports.left.passes(left.dtype) and ports.right.passes(right.dtype)
 
 
-def _cast(port: Port, x: Tensor, gemm: Gemm, role: Operand, geometry: lowering.Geometry, call: int) -> Tensor:
-    """An operand after its cast, in its own layout."""
-    if port.passes(x.dtype):
-        return x
-    axis = _axis(gemm, role, geometry)
-    if axis is None and port.grouped:
-        flat, restore = _channels_first(x)
-        return restore(port(flat, call, -1))
-    return port(x, call, -1 if axis is None else axis)
+def _is_same(to_input: GemmPorts, to_weight: GemmPorts) -> bool:
+    """Whether both gradients take the same copy of the output gradient."""
+    if to_input.signs is not None or to_weight.signs is not None:
+        return False
+    if to_input.left is to_weight.left and to_input.left_axis == to_weight.left_axis:
+        return True
+    return to_input.left.does_the_same(to_weight.left)
 
 
-def _axis(gemm: Gemm, role: Operand, geometry: lowering.Geometry) -> int | None:
-    axis = AXES.get((gemm, role))
-    return 1 - axis if axis is not None and role == "weight" and geometry.transposed else axis
+def _is_lowered(ports: GemmPorts) -> bool:
+    """Whether what runs along a weight gradient's sum, the samples and positions, runs along the lowered matrices."""
+    blocked = ports.left.grouped or ports.right.grouped
+    return ports.signs is not None or (blocked and not ports.native)
 
 
-def _channels_first(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """(N, C, ...) as (C, N ...), and the way back."""
-    moved = x.transpose(0, 1)
-    return moved.reshape(x.shape[1], -1), lambda flat: flat.view(moved.shape).transpose(0, 1)
+def _through(site: Site, role: Operand, x: Tensor, grad: Tensor) -> Tensor:
+    port = site.port("output", role)
+    return port.through(x, grad) if port.estimates else grad
+
+
+def _cast(ports: GemmPorts, side: int, given: Given, geometry: lowering.Geometry, call: int, port: Port | None = None) -> Tensor:
+    """An operand after rotation and cast, in its own layout."""
+    outer_first = (ports.left_outer_first, ports.right_outer_first)[side]
+    x = spatial.rotated(given.x, given.role, geometry, ports.signs, -1 if outer_first else -2)
+    axis = (ports.left_axis, ports.right_axis)[side]
+    return spatial.cast(port or (ports.left, ports.right)[side], x, given.role, geometry, call, axis)
 
 
 def _emulated(
-    ports: GemmPorts,
-    place: Place,
-    gemm: Gemm,
-    left: Given,
-    right: Given,
-    geometry: lowering.Geometry,
-    shape: tuple[int, ...],
+    ports: GemmPorts, place: Place, gemm: Gemm, operands: tuple[Given, Given], geometry: lowering.Geometry, shape: tuple[int, ...]
 ) -> Tensor:
-    a, a_scale = _elements(ports.left, left.x, gemm, left.role, geometry, place.call)
-    b, b_scale = _elements(ports.right, right.x, gemm, right.role, geometry, place.call)
+    """One GEMM on the emulated unit, lowered; elements and the scales of their blocks are lowered alike."""
+    a, b = (_lowerable(ports, side, gemm, given, geometry, place.call) for side, given in enumerate(operands))
+    left, right, fold = lowering.LOWERED[gemm](a.values, b.values, geometry, shape)
+    if a.scales is not None and b.scales is not None:
+        left_scales, right_scales, _ = lowering.LOWERED[gemm](a.scales, b.scales, geometry, shape, fill=1.0)
+        product = multiply(place.site, ports, Scaled(left, left_scales), Scaled(right, right_scales), gemm, place.call)
+    else:
+        product = multiply(place.site, ports, left, right, gemm, place.call)
+    factors = (*a.factors, *b.factors)
+    return epilogue(fold(product), factors, None) if factors else fold(product)
 
-    def product(m: Tensor, n: Tensor) -> Tensor:
-        return multiply(place.site, ports, m, n, gemm, place.call)
 
-    out = lowering.LOWERED[gemm](carried(a), carried(b), geometry, shape, product)
-    for scale in (a_scale, b_scale):
-        out = out if scale is None else out * scale
-    return out
+def _lowered(
+    ports: GemmPorts, place: Place, operands: tuple[Given, Given], geometry: lowering.Geometry, shape: tuple[int, ...]
+) -> Tensor:
+    """A weight gradient whose operands are rotated or share scales along the sum: cast as lowered matrices."""
+    left, right, fold = lowering.LOWERED["grad_weight"](operands[0].x, operands[1].x, geometry, shape)
+    sides = (ports.right, ports.left) if geometry.transposed else (ports.left, ports.right)
+    left, right = rotated(ports, left, right)
+    if ports.native:
+        return fold(sides[0](left, place.call, -1) @ sides[1](right.mT, place.call, -1).mT)
+    b = sides[1].parts(right.mT, place.call, -1)
+    return fold(multiply(place.site, ports, sides[0].parts(left, place.call, -1), transposed(b), "grad_weight", place.call))
 
 
-def _elements(
-    port: Port, x: Tensor, gemm: Gemm, role: Operand, geometry: lowering.Geometry, call: int
-) -> tuple[Tensor, Tensor | None]:
-    """The elements in x's layout, and the scale of the whole tensor or, of a forward weight, of its output channels."""
-    if port.passes(x.dtype):
-        return x, None
-    axis = _axis(gemm, role, geometry)
-    if axis is None and port.grouped:
-        raise varying_scale(port)
-    values, scale = port.elements(x, call, -1 if axis is None else axis)
-    if scale is None or scale.numel() == 1:
-        return values, None if scale is None else scale.reshape(())
-    if (gemm, role) == ("output", "weight") and not geometry.transposed and scale.numel() == scale.shape[0]:
-        return values, scale.reshape(1, -1, *[1] * (x.dim() - 2))
-    raise varying_scale(port)
+def _lowerable(
+    ports: GemmPorts, side: int, gemm: Gemm, given: Given, geometry: lowering.Geometry, call: int
+) -> spatial.Lowerable:
+    outer_first = (ports.left_outer_first, ports.right_outer_first)[side]
+    x = spatial.rotated(given.x, given.role, geometry, ports.signs, -1 if outer_first else -2)
+    axis, port = (ports.left_axis, ports.right_axis)[side], (ports.left, ports.right)[side]
+    return spatial.lowerable(port, x, gemm, given.role, geometry, call, axis, ports)
 
 
 def _count(engine: Engine, plan: Plan, place: Place, gemm: Gemm, left: Operand, right: Operand, flops: int) -> None:
     engine.audit.gemm((place.phase, plan.name, place.site, gemm, left, right), flops)
+
+
+def _show(
+    engine: Engine,
+    place: Place,
+    ports: GemmPorts,
+    geometry: lowering.Geometry,
+    gemm: Gemm,
+    operands: tuple[Given, Given],
+    out: Tensor,
+    multiply: Callable[[Tensor, Tensor], Tensor],
+    target: int | None = None,
+) -> None:
+    if engine.observer is None or place.phase is Phase.RECOMPUTE:
+        return
+
+    def factor(side: int) -> Factor:
+        given = operands[side]
+        return Factor(given.role, given.x, lambda port: _cast(ports, side, given, geometry, place.call, port))
+
+    engine.observer.product(Product(place.site, gemm, place.call, (factor(0), factor(1)), out, multiply, target))

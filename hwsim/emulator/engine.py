@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -11,13 +12,16 @@ from hwsim.datapaths import Datapath
 from hwsim.errors import ConfigError, nearest
 
 from .audit import Audit
+from .loss_scaling import LossScaler
+from .observing import Observer
 from .operations import HIDDEN, MOVES, VECTOR, Kind
 from .optimizer import OptimizerUnit
 from .origins import PLAIN, Origin, Role, Stored, joined, note, origin_of, tensors_in
 from .phases import Clockwork, Phase
 from .plans import Plan
-from .ports import Draws, Port
+from .ports import Converter, Draws, Port
 from .records import Records, last_number
+from .scales import Scales
 from .sites import Layer, Site, Sites
 
 UnknownOps = Literal["error", "pass"]
@@ -29,15 +33,28 @@ class Engine:
     """The parts of a machine, and the ways an operation that is no GEMM runs on it."""
 
     def __init__(
-        self, datapath: Datapath, draws: Draws, unknown_ops: UnknownOps, names: dict[Tensor, str], metered: bool, records: Records
+        self,
+        datapath: Datapath,
+        draws: Draws,
+        unknown_ops: UnknownOps,
+        names: dict[Tensor, str],
+        metered: bool,
+        records: Records,
+        converters: Mapping[str, Converter] | None = None,
+        observer: Observer | None = None,
+        scales: Scales | None = None,
     ) -> None:
         self.draws = draws
         self.unknown_ops = unknown_ops
-        self.sites = Sites(datapath, draws, metered)
+        self.scales = scales or Scales(None)
+        self.loss = LossScaler(datapath.loss_scaling)
+        self.sites = Sites(datapath, draws, metered, converters, self.scales)
+        self.observer = observer
         self.records = records
-        self.clock = Clockwork(self.sites, records)
+        self.clock = Clockwork(self.sites, records, observer)
         self.audit = Audit()
         self.optimizer = OptimizerUnit(datapath.optimizer, self.sites, self.audit, names)
+        self.scales.joined.append(self.optimizer.hold_scale)
 
     def site(self, op: str, origin: Origin | None, layer: Layer, phase: Phase) -> Site:
         """The site of a contraction: its weight's, or the running module's path with the ordinal of the operation."""
@@ -135,7 +152,10 @@ class Engine:
         """Communication between processes, in native precision."""
         phase = self.clock.phase()
         work = sum(x.numel() for x in tensors_in(args, kwargs))
-        self.audit.other(phase, plan.label, self.clock.layer(phase).path, "wire", None, work)
+        if work:
+            self.audit.other(phase, plan.label, self.clock.layer(phase).path, "wire", None, work)
+        else:
+            self.audit.move(phase, plan.label, self.clock.layer(phase))
         return plan.func(*args, **kwargs)
 
     def vector_result(self, plan: Plan, x: Tensor, phase: Phase, layer: Layer) -> Tensor:

@@ -7,28 +7,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hwsim.layering import Gemm, Operand
+
+from .observing import Factor, Product
 from .operations import GEMM_OPERANDS
 from .origins import PLAIN, Origin, Role, note, origin_of
 from .phases import Phase
-from .products import cast_operand, emulated
+from .products import cast_operand, emulated, rotated
 from .records import GemmNote
-from .sites import Gemm, Operand, Site, storage_id
+from .sites import GemmPorts, Site, storage_id
 
 if TYPE_CHECKING:
     from .engine import Engine
     from .plans import Plan
+    from .ports import Port
 
 
 class Place:
     """Where a GEMM runs: its site, which of the three it is, its call number, and its operands' roles."""
 
-    __slots__ = ("call", "gemm", "left", "right", "site")
+    __slots__ = ("call", "forward", "gemm", "left", "right", "site", "target")
 
-    def __init__(self, site: Site, gemm: Gemm, call: int, left: Operand, right: Operand) -> None:
+    def __init__(self, site: Site, gemm: Gemm, call: int, left: Operand, right: Operand, target: int | None = None) -> None:
         self.site = site
         self.gemm = gemm
         self.call = call
         self.left, self.right = left, right
+        self.target = target
+        self.forward: GemmNote | None = None
 
 
 def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -45,17 +51,21 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     place = placed_backward(engine, plan.name, left, right) if phase is Phase.BACKWARD else None
     place = place or placed_forward(engine, plan.name, left, right, phase)
     ports = place.site.ports(place.gemm, place.left, place.right)
-    a, b = _matrix(left, right)
+    a, b = rotated(ports, *_matrix(left, right))
     if ports.native:
         operands = list(args)
-        operands[i] = _as(left, cast_operand(ports.left, a, True, ports.left_outer_first, place.call))
-        operands[j] = _as(right, cast_operand(ports.right, b, False, ports.right_outer_first, place.call))
+        operands[i] = _as(left, cast_operand(ports.left, a, True, ports.left_outer_first, place.call, ports.left_axis))
+        operands[j] = _as(right, cast_operand(ports.right, b, False, ports.right_outer_first, place.call, ports.right_axis))
         out = plan.func(*operands, **kwargs)
     else:
         product = emulated(place.site, ports, a, b, place.gemm, place.call)
         out = _finished(plan, product, args, kwargs)
     engine.audit.gemm((phase, plan.name, place.site, place.gemm, place.left, place.right), flops)
+    if engine.observer is not None and phase is not Phase.RECOMPUTE:
+        engine.observer.product(_shown(place, ports, left, right, out, kwargs.get("alpha", 1)))
     out = engine.handed_on(ports.result, out, plan, place.call)
+    if place.forward is not None:
+        out = _through(place, place.forward, out)
     note(out, PLAIN[Role.GRAD if phase is Phase.BACKWARD else _result_role(left, right)])
     return out
 
@@ -69,7 +79,9 @@ def placed_forward(engine: Engine, op: str, left: Tensor, right: Tensor, phase: 
     call = engine.clock.call(site.name, phase)
     if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
         region = engine.clock.region(phase)
-        engine.records.put(GemmNote(site, call, region, storage_id(left), storage_id(right), left_role, right_role))
+        made = GemmNote(site, call, region, storage_id(left), storage_id(right), left_role, right_role)
+        made.operands = _remembered(site, left_role, left), _remembered(site, right_role, right)
+        engine.records.put(made)
     return Place(site, "output", call, left_role, right_role)
 
 
@@ -92,13 +104,54 @@ def placed_backward(engine: Engine, op: str, left: Tensor, right: Tensor) -> Pla
     kept_left = _is_left(found, storage_id(kept_tensor), kept_role)
     kept, target = (found.left_role, found.right_role) if kept_left else (found.right_role, found.left_role)
     gemm = "grad_weight" if target == "weight" else "grad_input"
-    return _backward_place(found.site, gemm, found.call, kept, left_is_gradient)
+    place = _backward_place(found.site, gemm, found.call, kept, left_is_gradient, target=int(kept_left))
+    place.forward = found if found.operands[int(kept_left)] is not None else None
+    return place
 
 
-def _backward_place(site: Site, gemm: Gemm, call: int, kept: Operand, left_is_gradient: bool) -> Place:
+def _backward_place(site: Site, gemm: Gemm, call: int, kept: Operand, left_is_gradient: bool, target: int | None = None) -> Place:
     left: Operand = "grad_output" if left_is_gradient else kept
     right: Operand = kept if left_is_gradient else "grad_output"
-    return Place(site, gemm, call, left, right)
+    return Place(site, gemm, call, left, right, target)
+
+
+def _shown(place: Place, ports: GemmPorts, left: Tensor, right: Tensor, out: Tensor, alpha: float) -> Product:
+    a, b = rotated(ports, *_matrix(left, right))
+
+    def cast_left(port: Port) -> Tensor:
+        return _as(left, cast_operand(port, a, True, ports.left_outer_first, place.call, ports.left_axis))
+
+    def cast_right(port: Port) -> Tensor:
+        return _as(right, cast_operand(port, b, False, ports.right_outer_first, place.call, ports.right_axis))
+
+    factors = Factor(place.left, _as(left, a), cast_left), Factor(place.right, _as(right, b), cast_right)
+
+    def multiply(left: Tensor, right: Tensor) -> Tensor:
+        return alpha * (left @ right)
+
+    return Product(place.site, place.gemm, place.call, factors, out, multiply, place.target, _is_flipped(place))
+
+
+def _remembered(site: Site, role: Operand, x: Tensor) -> Tensor | None:
+    return x.detach() if site.port("output", role).estimates else None
+
+
+def _through(place: Place, forward: GemmNote, out: Tensor) -> Tensor:
+    """The gradient of a forward operand, given that of what its port made of it, in the canonical layout."""
+    right = place.target == 1
+    operand, role = forward.operands[int(right)], forward.right_role if right else forward.left_role
+    if operand is None:
+        return out
+    flipped = _is_flipped(place)
+    if operand.dim() > 1 and right:
+        operand, flipped = operand.mT, not flipped
+    grad = place.site.port("output", role).through(operand, out.mT if flipped else out)
+    return grad.mT if flipped else grad
+
+
+def _is_flipped(place: Place) -> bool:
+    """Whether a backward GEMM makes the transpose of its forward operand's gradient."""
+    return place.target is not None and (place.left == "grad_output") is (place.target == 1)
 
 
 def _is_left(found: GemmNote, kept: int, role: Role) -> bool:

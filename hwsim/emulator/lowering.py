@@ -1,7 +1,7 @@
 """Convolutions as matrix products, for units whose order of summation is declared.
 
-Every GEMM sums in row-major order of its contracted axes: `output` over (input channel, kernel position), `grad_input` over
-(output channel, kernel position) of the output gradient spread out by the stride, its zeros included, `grad_weight` over
+Every GEMM sums in row-major order of its contracted axes: `output` over (kernel position, input channel), `grad_input` over
+(kernel position, output channel) of the output gradient spread out by the stride, its zeros included, `grad_weight` over
 (sample, output position). Zeros of the padding take part.
 """
 
@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-Product = Callable[[Tensor, Tensor], Tensor]
+
+class Lowered(NamedTuple):
+    """The operands of a batched product, (groups, M, K) and (groups, K, N), and what makes of it the convolution's result."""
+
+    left: Tensor
+    right: Tensor
+    fold: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,45 +48,55 @@ def flops(x: Tensor, weight: Tensor, out: Tensor, geometry: Geometry) -> int:
     return 2 * x.shape[0] * positions * weight.numel()
 
 
-def output(x: Tensor, weight: Tensor, geometry: Geometry, shape: tuple[int, ...], product: Product) -> Tensor:
-    """The forward pass; a transposed convolution is the input gradient of the plain one."""
+def output(x: Tensor, weight: Tensor, geometry: Geometry, shape: tuple[int, ...], fill: float = 0.0) -> Lowered:
+    """The forward pass; a transposed convolution is the input gradient of the plain one.
+
+    `fill` stands where neither operand has a value: 0 for elements, 1 for scales.
+    """
     if geometry.transposed:
-        return _spread(x, weight, geometry, _transposed_size(x, weight, geometry), product)
-    return _correlate(_padded(x, geometry), weight, geometry, geometry.stride, product)
+        return _spread(x, weight, geometry, _transposed_size(x, weight, geometry), fill)
+    return _correlate(_padded(x, geometry, fill), weight, geometry, geometry.stride)
 
 
-def grad_input(grad: Tensor, weight: Tensor, geometry: Geometry, shape: tuple[int, ...], product: Product) -> Tensor:
+def grad_input(grad: Tensor, weight: Tensor, geometry: Geometry, shape: tuple[int, ...], fill: float = 0.0) -> Lowered:
     """The gradient of the input, whose shape is given."""
     if geometry.transposed:
-        return _correlate(_padded(grad, geometry), weight, geometry, geometry.stride, product)
-    return _spread(grad, weight, geometry, shape[2:], product)
+        return _correlate(_padded(grad, geometry, fill), weight, geometry, geometry.stride)
+    return _spread(grad, weight, geometry, shape[2:], fill)
 
 
-def grad_weight(grad: Tensor, x: Tensor, geometry: Geometry, shape: tuple[int, ...], product: Product) -> Tensor:
+def grad_weight(grad: Tensor, x: Tensor, geometry: Geometry, shape: tuple[int, ...], fill: float = 0.0) -> Lowered:
     """The gradient of the weight, whose shape is given."""
     wide, narrow = (grad, x) if geometry.transposed else (x, grad)
     kernel = shape[2:]
-    patches = _patches(_padded(wide, geometry), kernel, geometry.stride, geometry.dilation, geometry.groups, narrow.shape[2:])
+    patches = _patches(
+        _padded(wide, geometry, fill), kernel, geometry.stride, geometry.dilation, geometry.groups, narrow.shape[2:]
+    )
     groups, samples, _ = patches.shape
     rows = narrow.transpose(0, 1).reshape(groups, narrow.shape[1] // groups, samples)
-    return product(rows, patches).reshape(shape)
+    return Lowered(rows, patches, lambda product: product.reshape(shape[0], *kernel, -1).movedim(-1, 1).contiguous())
 
 
-def _correlate(x: Tensor, weight: Tensor, geometry: Geometry, stride: tuple[int, ...], product: Product) -> Tensor:
-    """Cross-correlation without padding: (groups, samples positions, channels kernel) @ (groups, channels kernel, outputs)."""
+def _correlate(x: Tensor, weight: Tensor, geometry: Geometry, stride: tuple[int, ...]) -> Lowered:
+    """Cross-correlation without padding: (groups, samples positions, kernel channels) @ (groups, kernel channels, outputs)."""
     groups, kernel = geometry.groups, weight.shape[2:]
     sizes = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(x.shape[2:], kernel, stride, geometry.dilation, strict=True)]
     patches = _patches(x, kernel, stride, geometry.dilation, groups, sizes)
     outputs = weight.shape[0] // groups
-    rows = product(patches, weight.reshape(groups, outputs, -1).mT)
-    return rows.mT.reshape(groups * outputs, x.shape[0], *sizes).transpose(0, 1).contiguous()
+    columns = weight.movedim(1, -1).reshape(groups, outputs, -1).mT
+
+    def fold(rows: Tensor) -> Tensor:
+        return rows.mT.reshape(groups * outputs, x.shape[0], *sizes).transpose(0, 1).contiguous()
+
+    return Lowered(patches, columns, fold)
 
 
-def _spread(grad: Tensor, weight: Tensor, geometry: Geometry, sizes: Sequence[int], product: Product) -> Tensor:
+def _spread(grad: Tensor, weight: Tensor, geometry: Geometry, sizes: Sequence[int], fill: float) -> Lowered:
     """The adjoint of `_correlate`: correlation of the gradient, spread out by the stride, with the mirrored weight."""
     spatial = range(2, grad.dim())
     kernel = weight.shape[2:]
-    spread = grad.new_zeros(*grad.shape[:2], *[(n - 1) * s + 1 for n, s in zip(grad.shape[2:], geometry.stride, strict=True)])
+    extents = [(n - 1) * s + 1 for n, s in zip(grad.shape[2:], geometry.stride, strict=True)]
+    spread = grad.new_full((*grad.shape[:2], *extents), fill)
     spread[(slice(None), slice(None), *(slice(None, None, s) for s in geometry.stride))] = grad
     margins: list[int] = []
     for n, k, d, p, size in reversed(
@@ -88,20 +104,19 @@ def _spread(grad: Tensor, weight: Tensor, geometry: Geometry, sizes: Sequence[in
     ):
         before = d * (k - 1) - p
         margins += [before, size - 1 - (n - 1) + p]
-    groups = geometry.groups
-    mirrored = _split(weight.flip(list(spatial)), 0, groups).transpose(1, 2).flatten(0, 1)
-    return _correlate(pad(spread, margins), mirrored, geometry, (1,) * len(kernel), product)
+    mirrored = _split(weight.flip(list(spatial)), 0, geometry.groups).transpose(1, 2).flatten(0, 1)
+    return _correlate(pad(spread, margins, value=fill), mirrored, geometry, (1,) * len(kernel))
 
 
 def _patches(
     x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int, sizes: Sequence[int]
 ) -> Tensor:
-    """(groups, samples positions, channels-in-group kernel), rows and columns in row-major order."""
+    """(groups, samples positions, kernel channels-in-group), rows and columns in row-major order."""
     for i, (k, s, d, size) in enumerate(zip(kernel, stride, dilation, sizes, strict=True)):
         x = x.unfold(2 + i, d * (k - 1) + 1, s)[..., ::d].narrow(2 + i, 0, size)
     rank = len(kernel)
     x = _split(x, 1, groups)
-    order = [1, 0, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank)]
+    order = [1, 0, *range(3, 3 + rank), *range(3 + rank, 3 + 2 * rank), 2]
     rows = x.shape[0] * torch.Size(sizes).numel()
     return x.permute(order).reshape(groups, rows, -1)
 
@@ -110,9 +125,9 @@ def _split(x: Tensor, axis: int, groups: int) -> Tensor:
     return x.reshape(*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :])
 
 
-def _padded(x: Tensor, geometry: Geometry) -> Tensor:
+def _padded(x: Tensor, geometry: Geometry, fill: float) -> Tensor:
     margins = [p for padding in reversed(geometry.padding) for p in (padding, padding)]
-    return pad(x, margins)
+    return pad(x, margins, value=fill)
 
 
 def _transposed_size(x: Tensor, weight: Tensor, geometry: Geometry) -> list[int]:
@@ -130,7 +145,7 @@ def _transposed_size(x: Tensor, weight: Tensor, geometry: Geometry) -> list[int]
     ]
 
 
-LOWERED: Mapping[str, Callable[[Tensor, Tensor, Geometry, tuple[int, ...], Product], Tensor]] = {
+LOWERED: Mapping[str, Callable[..., Lowered]] = {
     "output": output,
     "grad_input": grad_input,
     "grad_weight": grad_weight,

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+
+from hwsim.errors import ConfigError
+
 from .audit import AuditRow, NativeRow
 from .engine import Engine
 from .meter import SiteStatistics
+from .wire import Hook, gradient_hook
 
 
 class Machine:
     """The emulated machine of one `emulate` block."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, rest: Callable[[], AbstractContextManager[None]]) -> None:
         self._engine = engine
+        self._rest = rest
 
     @property
     def step(self) -> int:
@@ -35,10 +45,37 @@ class Machine:
         meters = self._engine.sites.meters.items()
         return [meter.row(site, str(cast)) for site, (meter, cast) in meters if meter.calls]
 
-    def state_dict(self) -> dict[str, int]:
-        """What a resumed run needs to draw the same random words."""
-        return {"step": self.step}
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss times the scale of the datapath's `loss_scaling`, or itself; the optimizer's step divides the gradients."""
+        return self._engine.loss.scale(loss)
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a saved state."""
-        self._engine.draws.step = state["step"]
+    def learned_scales(self) -> dict[str, nn.Parameter]:
+        """The scales that train, by port; the optimizer of the block has them already."""
+        return self._engine.scales.parameters()
+
+    def gradient_hook(self) -> Hook:
+        """A communication hook that averages gradients in the datapath's wire format: `ddp.register_comm_hook(None, hook)`."""
+        return gradient_hook(self._engine, self._rest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to do the same, bit for bit: seed and step of the random words, the scales that are kept."""
+        engine = self._engine
+        return {
+            "seed": engine.draws.seed,
+            "step": self.step,
+            "scales": engine.scales.state_dict(),
+            "loss_scaling": engine.loss.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; before the optimizer's own, which may hold states of scales that train.
+
+        Raises:
+            ConfigError: it is the state of another seed, or scales are in use already.
+        """
+        engine = self._engine
+        if state["seed"] != engine.draws.seed:
+            raise ConfigError(f"load_state_dict: got the state of seed {state['seed']}; allowed: seed {engine.draws.seed}")
+        engine.draws.step = state["step"]
+        engine.scales.load_state_dict(state["scales"])
+        engine.loss.load_state_dict(state["loss_scaling"])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MOMENTUM = frozenset({"momentum_buffer", "exp_avg", "mu_product"})
 VARIANCE = frozenset({"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "acc_delta"})
 COUNTERS = frozenset({"step"})
+UNCAST = frozenset({"counter", "scale"})
 UNROUNDED = frozenset({Kind.MOVE, Kind.CONSTANT, Kind.RANDOM})
 
 
@@ -30,7 +31,8 @@ class OptimizerUnit:
     """Rounds what an optimizer step stores.
 
     A stored tensor is rounded once when its update is complete: when another operation first reads it, or when the step
-    ends, so that `m.mul_(beta).add_(g)` rounds once, and the for-loop, foreach and fused forms agree. Every other floating-point
+    ends, so that `m.mul_(beta).add_(g)` rounds once, and the for-loop, foreach and fused forms agree. Groups and blocks run over
+    a state's elements in row-major order. Every other floating-point
     result inside the step is rounded to the `update` cast. A fused kernel shows no updates: only what it stores is rounded.
     """
 
@@ -49,8 +51,13 @@ class OptimizerUnit:
     def hold(self, x: Tensor, stored: Stored) -> None:
         """Follow a parameter or a state."""
         note_stored(x, stored)
-        cast = None if stored.kind == "counter" else getattr(self.declared, stored.kind)
+        cast = None if stored.kind in UNCAST else getattr(self.declared, stored.kind)
         self._ports[stored] = self.sites.port(cast, f"{stored.name}/{stored.kind}", ranked=False)
+
+    def hold_scale(self, site: str, scale: Tensor) -> None:
+        """Follow a scale that trains; it stays in full precision."""
+        self.names[scale] = f"{site}/scale"
+        self.hold(scale, Stored("scale", f"{site}/scale", scale))
 
     def enter(self, stored: Stored) -> None:
         """Round a tensor that the run starts from."""
@@ -70,7 +77,7 @@ class OptimizerUnit:
         self._current, self._states_seen, self._updates = optimizer, -1, 0
         self._find_states()
         for p in _parameters(optimizer):
-            if p.grad is None:
+            if p.grad is None or _is_scale(p):
                 continue
             name = self._name(p)
             port = self.sites.port(self.declared.gradient, f"{name}/gradient")
@@ -110,7 +117,7 @@ class OptimizerUnit:
         if x is None or port.passes(x.dtype):
             return
         with torch.no_grad():
-            x.copy_(port(x, call))
+            x.copy_(port(x.reshape(-1), call).view(x.shape) if port.grouped else port(x, call))
 
     def write(self, stored: Stored, op: str, phase: Phase, flops: int) -> None:
         """A stored tensor was written: it waits for its rounding inside a step, and is rounded at once elsewhere."""
@@ -176,6 +183,11 @@ class OptimizerUnit:
 
     def _name(self, p: Tensor) -> str:
         return self.names.get(p, "parameter")
+
+
+def _is_scale(p: Tensor) -> bool:
+    origin = origin_of(p)
+    return isinstance(origin, Stored) and origin.kind == "scale"
 
 
 def _kind(key: str) -> str:

@@ -34,8 +34,8 @@ class Origin:
 class Stored(Origin):
     """A tensor that lives from step to step: a parameter or an optimizer state.
 
-    `kind` is `weight`, `momentum`, `variance`, `state` or `counter` (never rounded). `dirty` says that it has been written
-    since it was last rounded to its format.
+    `kind` is `weight`, `momentum`, `variance`, `state`, `scale` or `counter` (the last two never rounded). `dirty` says that it
+    has been written since it was last rounded to its format.
     """
 
     __slots__ = ("dirty", "kind", "name", "owners", "tensor")

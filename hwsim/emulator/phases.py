@@ -10,12 +10,10 @@ from torch.autograd.graph import Node
 
 from hwsim.errors import ConfigError
 
-from .calls import Calls, Region, Session
-from .records import KEY, Note, Records, last_number, metadata
+from .calls import FIRST_EVALUATION, Calls, Region, Session
+from .observing import Observer
+from .records import KEY, GemmNote, Note, Records, last_number, metadata
 from .sites import Layer, Sites
-
-FIRST_EVALUATION = 1 << 40
-"""Calls in evaluation count apart from here on, so that evaluating changes nothing in training."""
 
 
 class Phase(Enum):
@@ -59,8 +57,9 @@ class Frame:
 class Clockwork:
     """Follows the training loop: the module stack, the phase, the notes on nodes and the call numbers."""
 
-    def __init__(self, sites: Sites, records: Records) -> None:
+    def __init__(self, sites: Sites, records: Records, observer: Observer | None = None) -> None:
         self.sites = sites
+        self.observer = observer
         self.records = records
         self.calls = Calls()
         self.frames: list[Frame] = []
@@ -173,6 +172,8 @@ class Clockwork:
             if region is not None:
                 note = Note(note.layer, region)
         metadata(node)[KEY] = note
+        if self.observer is not None and isinstance(note, GemmNote):
+            self.observer.node(node, note)
 
     def current_note(self) -> Note:
         """The layer that runs now, for the node of an operation that is no GEMM."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from hwsim.casting import apply, elements
-from hwsim.casts import Cast, Channel
+from hwsim.casting import Quantized, apply, elements, parts
+from hwsim.casts import Cast
 from hwsim.errors import ConfigError
 from hwsim.formats.philox import Draw
 
 from .meter import Meter
+from .scales import DelayedScale, TrainedScale, through
 
 CALLS = 1 << 16
 FIXED = Draw()
+Converter = Callable[[Cast, Tensor, Draw, int], Tensor]
+"""(cast, x, draw, axis) -> what a port hands on; `hwsim.casting.apply` unless a study replaces it."""
 
 
 class Draws:
@@ -38,18 +43,32 @@ class Port:
         cast: what is declared, or None.
         site: the name that random words are keyed by.
         ranked: whether the words depend on the data-parallel rank (not for weights and optimizer states).
+        meter: keeps count of what the port does, or None.
+        convert: how tensors are cast.
+        kept: the scale, where it is state of the run.
     """
 
-    __slots__ = ("_passes", "cast", "draws", "grouped", "meter", "ranked", "site", "stochastic")
+    __slots__ = ("_passes", "cast", "convert", "draws", "grouped", "kept", "meter", "ranked", "site", "stochastic")
 
-    def __init__(self, cast: Cast | None, site: str, draws: Draws, ranked: bool = True, meter: Meter | None = None) -> None:
+    def __init__(
+        self,
+        cast: Cast | None,
+        site: str,
+        draws: Draws,
+        ranked: bool = True,
+        meter: Meter | None = None,
+        convert: Converter = apply,
+        kept: DelayedScale | TrainedScale | None = None,
+    ) -> None:
         self.cast = cast
+        self.kept = kept
+        self.convert = convert
         self.site = site
         self.draws = draws
         self.ranked = ranked
         self.meter = meter
         self.stochastic = cast is not None and cast.rounding.is_stochastic
-        self.grouped = cast is not None and _is_grouped(cast)
+        self.grouped = cast is not None and cast.blocked
         self._passes: dict[torch.dtype, bool] = {}
 
     def passes(self, dtype: torch.dtype) -> bool:
@@ -62,7 +81,7 @@ class Port:
     def does_the_same(self, other: Port) -> bool:
         """Whether the other port makes the same values of the same tensor, so that they need not be made twice."""
         apart = self.stochastic or self.grouped or self.meter is not None
-        return not apart and self.cast is not None and self.cast == other.cast
+        return not apart and self.cast is not None and (self.cast, self.convert) == (other.cast, other.convert)
 
     def __call__(self, x: Tensor, call: int = 0, axis: int = -1, site: str = "") -> Tensor:
         """The tensor after the cast (dequantized values); groups run along `axis`."""
@@ -72,7 +91,10 @@ class Port:
             return x
         if not x.dim():
             return self(x.reshape(1), call, axis, site).reshape(())
-        y = apply(self.cast, x, self._draw(call, site), axis)
+        if self.kept is None:
+            y = self.convert(self.cast, x, self._draw(call, site), axis)
+        else:
+            y = apply(self.cast, x, self._draw(call, site), axis, self.kept.of(x, call))
         if y.dtype is not x.dtype:
             raise ConfigError(f"{self.site}: got {x.dtype}, which does not hold {self.cast}; allowed: a model in torch.float32")
         if self.meter is not None:
@@ -83,13 +105,25 @@ class Port:
         """The values of the format itself and the scale that they were divided by, as an emulated unit takes them."""
         if self.cast is None or self.passes(x.dtype):
             return x, None
-        return elements(self.cast, x, self._draw(call, ""), axis)
+        return elements(self.cast, x, self._draw(call, ""), axis, self._scale(x, call))
+
+    def parts(self, x: Tensor, call: int, axis: int) -> Tensor | Quantized:
+        """What a multiplier's port holds: elements and scales; groups and blocks run along `axis`."""
+        if self.cast is None or self.passes(x.dtype):
+            return x
+        return parts(self.cast, x, self._draw(call, ""), axis, kept=self._scale(x, call))
+
+    @property
+    def estimates(self) -> bool:
+        """Whether the gradient that goes back through the cast is not the one that comes."""
+        return self.cast is not None and self.cast.estimates
+
+    def through(self, x: Tensor, grad: Tensor) -> Tensor:
+        """The gradient of an operand, given that of what the port made of it."""
+        return grad if self.cast is None else through(self.cast, self.kept, x, grad)
+
+    def _scale(self, x: Tensor, call: int) -> Tensor | None:
+        return None if self.kept is None else self.kept.of(x, call)
 
     def _draw(self, call: int, site: str) -> Draw:
         return self.draws(site or self.site, call, self.ranked) if self.stochastic else FIXED
-
-
-def _is_grouped(cast: Cast) -> bool:
-    """Whether values share scales in runs along an axis."""
-    granularity = cast.scaling.granularity if cast.scaling is not None else "tensor"
-    return cast.format.kind == "block" or not (granularity == "tensor" or isinstance(granularity, Channel))

@@ -5,41 +5,53 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hwsim.errors import ConfigError
+from hwsim.casting import Quantized
+from hwsim.errors import ConfigError, FormatError
+from hwsim.hadamard import rotate
 from hwsim.macs import matmul
+from hwsim.macs.operands import Scaled
+from hwsim.macs.quantized import transposed
 
 from .ports import Port
 from .sites import GemmPorts, Site
 
 
-def cast_operand(port: Port, x: Tensor, left: bool, outer_first: bool, call: int) -> Tensor:
-    """An operand (.., M, K) or (.., K, N), cast in its canonical layout with groups along the contracted axis."""
+def rotated(ports: GemmPorts, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The operands (.., M, K) and (.., K, N) after the GEMM's transform along K, which may grow."""
+    if ports.signs is None:
+        return left, right
+    return rotate(left, ports.signs, -1), rotate(right, ports.signs, -2)
+
+
+def cast_operand(port: Port, x: Tensor, left: bool, outer_first: bool, call: int, axis: int | None = None) -> Tensor:
+    """An operand (.., M, K) or (.., K, N), cast in its canonical layout; groups run along the contracted axis unless said."""
     if port.passes(x.dtype):
         return x
     flipped = left is not outer_first
-    y = port(x.mT if flipped else x, call, -1 if outer_first else -2)
+    y = port(x.mT if flipped else x, call, axis or (-1 if outer_first else -2))
     return y.mT if flipped else y
 
 
 def emulated(site: Site, ports: GemmPorts, left: Tensor, right: Tensor, gemm: str, call: int) -> Tensor:
-    """(.., M, K) @ (.., K, N) on the emulated unit, as float32 or wider: matmul of the elements, times both scales.
+    """(.., M, K) @ (.., K, N) on the emulated unit, as float32 or wider: `matmul` of what the two ports hand on.
 
     Raises:
-        ConfigError: a scale varies along the contracted axis.
+        FormatError: scales that vary along the contracted axis, and a unit that takes none.
     """
-    a, a_scale = _elements(ports.left, left, True, ports.left_outer_first, call)
-    b, b_scale = _elements(ports.right, right, False, ports.right_outer_first, call)
-    product = multiply(site, ports, a, b, gemm, call)
-    if a_scale is None or b_scale is None:
-        scale = b_scale if a_scale is None else a_scale
-        return product if scale is None else product * scale
-    return product * (a_scale * b_scale)
+    a = _operand(ports.left, left, True, ports.left_outer_first, call, ports.left_axis)
+    b = _operand(ports.right, right, False, ports.right_outer_first, call, ports.right_axis)
+    return multiply(site, ports, a, b, gemm, call)
 
 
-def multiply(site: Site, ports: GemmPorts, a: Tensor, b: Tensor, gemm: str, call: int) -> Tensor:
-    """The unit's own product of elements; its stochastic roundings are keyed by `SITE/GEMM/mac`."""
+def multiply(
+    site: Site, ports: GemmPorts, a: Tensor | Scaled | Quantized, b: Tensor | Scaled | Quantized, gemm: str, call: int
+) -> Tensor:
+    """The unit's own product; its stochastic roundings are keyed by `SITE/GEMM/mac`."""
     draws = ports.left.draws
-    return matmul(carried(a), carried(b), ports.mac, draw=draws(f"{site.name}/{gemm}/mac", call, True))
+    try:
+        return matmul(a, b, ports.mac, draw=draws(f"{site.name}/{gemm}/mac", call, True))
+    except FormatError as error:
+        raise FormatError(f"{site.name}, {gemm}: {error}", error.field) from error
 
 
 def carried(x: Tensor) -> Tensor:
@@ -47,13 +59,12 @@ def carried(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _elements(port: Port, x: Tensor, left: bool, outer_first: bool, call: int) -> tuple[Tensor, Tensor | None]:
+def _operand(port: Port, x: Tensor, left: bool, outer_first: bool, call: int, axis: int) -> Tensor | Quantized:
+    if port.passes(x.dtype):
+        return x
     flipped = left is not outer_first
-    axis = -1 if outer_first else -2
-    values, scale = port.elements(x.mT if flipped else x, call, axis)
-    if scale is not None:
-        scale = scale.mT if flipped and scale.dim() > 1 else scale
-    return (values.mT if flipped else values), scale
+    y = port.parts(x.mT if flipped else x, call, axis)
+    return transposed(y) if flipped else y
 
 
 def varying_scale(port: Port) -> ConfigError:

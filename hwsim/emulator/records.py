@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.autograd.graph import Node
 
 if TYPE_CHECKING:
+    from hwsim.layering import Operand
+
     from .calls import Region
-    from .sites import Layer, Operand, Site
+    from .sites import Layer, Site
 
 KEY = "hwsim"
 node_creation_hook: Any = getattr(torch.autograd.graph, "node_creation_hook", None)
@@ -26,9 +29,12 @@ class Note:
 
 
 class GemmNote(Note):
-    """The forward GEMM that made a node: its site, call number, and each operand's storage and role."""
+    """The forward GEMM that made a node: its site, call number, and each operand's storage and role.
 
-    __slots__ = ("call", "left", "left_role", "right", "right_role", "site")
+    `operands` are the left and right operands themselves where the gradient through their casts depends on them.
+    """
+
+    __slots__ = ("call", "left", "left_role", "operands", "right", "right_role", "site")
 
     def __init__(
         self, site: Site, call: int, region: Region | None, left: int, right: int, left_role: Operand, right_role: Operand
@@ -38,6 +44,7 @@ class GemmNote(Note):
         self.call = call
         self.left, self.right = left, right
         self.left_role, self.right_role = left_role, right_role
+        self.operands: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
 class Records:

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from hwsim.casts import Cast
 from hwsim.datapaths import Datapath, LayerPath
-from hwsim.macs import Mac
+from hwsim.formats import Draw
+from hwsim.hadamard import signs
+from hwsim.layering import FIRST_USE, OUTER_FIRST, Gemm, Operand
+from hwsim.macs import Mac, mac
 
 from .meter import Meter
 from .origins import Origin, Stored
-from .ports import Draws, Port
+from .ports import Converter, Draws, Port
+from .scales import Scales
 
-Gemm = Literal["output", "grad_input", "grad_weight"]
-Operand = Literal["input", "weight", "grad_output"]
-
-OUTER_FIRST = {("output", "input"), ("output", "weight"), ("grad_input", "grad_output")}
-"""The operands whose canonical layout has the contracted axis last.
-
-A weight's canonical layout is (output, input) features, an activation's (samples, input features), an output gradient's
-(samples, output features), however the model stores them. Casts act on that layout: `channel: 0` of a weight is its output
-features, in all three GEMMs.
-"""
+ACCUMULATOR = "accumulator"
+NATIVE = mac("native")
 
 
 @dataclass(frozen=True, slots=True)
 class GemmPorts:
-    """What one GEMM at one site is given, computed by, and written through."""
+    """What one GEMM at one site is given, computed by, and written through.
+
+    `left_axis` and `right_axis` are the axes of the canonical layouts that scales run along; `signs` those of the rotation that
+    both operands go through before their casts, or None.
+    """
 
     left: Port
     right: Port
@@ -38,6 +38,9 @@ class GemmPorts:
     result: Port
     mac: Mac
     native: bool
+    left_axis: int
+    right_axis: int
+    signs: Tensor | None
 
 
 class Layer:
@@ -69,6 +72,9 @@ class Site:
         port = self._ports.get((gemm, role))
         if port is None:
             cast = getattr(getattr(self.layer.declared.gemm, gemm), role)
+            if cast is not None and not cast.requantize and FIRST_USE.get(role, gemm) != gemm:
+                self._ports[gemm, role] = self.port(FIRST_USE[role], role)
+                return self._ports[gemm, role]
             port = self.sites.port(cast, f"{self.name}/{gemm}/{role}", ranked=role != "weight")
             self._ports[gemm, role] = port
         return port
@@ -77,7 +83,7 @@ class Site:
         """The ports of a GEMM with operands of these roles."""
         found = self._gemms.get((gemm, left, right))
         if found is None:
-            mac = getattr(self.layer.declared.gemm, gemm).mac
+            mac = self.sites.unit(getattr(self.layer.declared.gemm, gemm).mac, f"{self.name}/{gemm}", (left, right))
             found = self._gemms[gemm, left, right] = GemmPorts(
                 left=self.port(gemm, left),
                 right=self.port(gemm, right),
@@ -86,18 +92,44 @@ class Site:
                 result=self.port(gemm, "result"),
                 mac=mac,
                 native=mac.is_native,
+                left_axis=self._axis(gemm, left),
+                right_axis=self._axis(gemm, right),
+                signs=self._signs(gemm, left, right),
             )
         return found
+
+    def _axis(self, gemm: Gemm, role: Operand) -> int:
+        cast = getattr(getattr(self.layer.declared.gemm, gemm), role)
+        first = FIRST_USE[role] if cast is not None and not cast.requantize else gemm
+        return -1 if (first, role) in OUTER_FIRST else -2
+
+    def _signs(self, gemm: Gemm, left: Operand, right: Operand) -> Tensor | None:
+        """Those of the rotation that either operand's cast declares; the same in every step."""
+        path = getattr(self.layer.declared.gemm, gemm)
+        casts = [cast for role in (left, right) if (cast := getattr(path, role)) is not None]
+        size = max((cast.rotation for cast in casts), default=0)
+        if not size:
+            return None
+        return signs(size, Draw(self.sites.draws.seed, f"{self.name}/{gemm}/hadamard"))
 
 
 class Sites:
     """Every layer and site of a run, made when it first runs."""
 
-    def __init__(self, datapath: Datapath, draws: Draws, metered: bool) -> None:
+    def __init__(
+        self,
+        datapath: Datapath,
+        draws: Draws,
+        metered: bool,
+        converters: Mapping[str, Converter] | None = None,
+        scales: Scales | None = None,
+    ) -> None:
         self.datapath = datapath
+        self.converters = converters
         self.draws = draws
         self.metered = metered
         self.meters: dict[str, tuple[Meter, Cast]] = {}
+        self.scales = scales or Scales(None)
         self._layers: dict[str, Layer] = {}
         self._sites: dict[str, Site] = {}
         self.base = self.layer("")
@@ -133,11 +165,24 @@ class Sites:
         return site
 
     def port(self, cast: Cast | None, site: str, ranked: bool = True) -> Port:
-        """A port, with a meter where statistics are wanted."""
+        """A port, with a meter where statistics are wanted; where any converters are given, only ports that have one act."""
+        kept = self.scales.of(site, cast) if cast is not None and cast.kept else None
+        if self.converters is not None:
+            convert = self.converters.get(site)
+            return Port(None, site, self.draws) if convert is None else Port(cast, site, self.draws, ranked, None, convert, kept)
         meter = None
         if self.metered and cast is not None:
             meter = self.meters.setdefault(site, (Meter(), cast))[0]
-        return Port(cast, site, self.draws, ranked, meter)
+        return Port(cast, site, self.draws, ranked, meter, kept=kept)
+
+    def unit(self, declared: Mac, place: str, operands: tuple[Operand, Operand]) -> Mac:
+        """The unit of a GEMM: torch's own where it is not kept; with operands that are not cast, one that takes any values."""
+        if self.converters is None:
+            return declared
+        if f"{place}/{ACCUMULATOR}" not in self.converters:
+            return NATIVE
+        cast = all(f"{place}/{role}" in self.converters for role in operands)
+        return declared if cast else declared.model_copy(update={"operands": None, "scales": None})
 
 
 def _owner(owners: tuple[str, ...], running: str) -> str | None:

@@ -18,7 +18,7 @@ from .deploy import DeploymentCheck, HardwareWeight, LayerCheck, check_deploymen
 from .dorefa import dorefa_activation, dorefa_gradient, dorefa_weight
 from .equivalent import EquivalentNoise, equivalent_noise
 from .glm import ABSOLUTE, LOGISTIC, POISSON, SQUARES, Glm
-from .level_quantizers import LSBQ, Asymmetric, FormatLevels, LevelQuantizer, Ternary, Uniform
+from .level_quantizers import LSBQ, Asymmetric, FormatLevels, LevelQuantizer, Ternary, Uniform, learned_codebook
 from .lsq import LSQ
 from .pact import PACT
 from .par import PAR
@@ -91,6 +91,7 @@ __all__ = [
     "exponential",
     "fit_rounding",
     "l1_slopes",
+    "learned_codebook",
     "mcp",
     "mcp_like",
     "objective",

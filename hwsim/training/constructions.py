@@ -91,7 +91,7 @@ def quantization_rate(w: torch.Tensor, par: PAR, tolerance: float = 0.0, targets
     levels = torch.tensor(par.targets if targets is None else sorted(targets), dtype=torch.float64, device=w.device)
     levels = levels.to(w.dtype)
     middles = (levels[1:] + levels[:-1]) / 2
-    nearest = levels[torch.bucketize(w, middles)]
+    nearest = levels[torch.bucketize(w.contiguous(), middles)]
     return ((w - nearest).abs() <= tolerance).double().mean(-1)
 
 

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, get_args
 import torch
 
 from hwsim.errors import ConfigError, not_allowed
-from hwsim.formats import Format
+from hwsim.formats import Codebook, Format
 
 from .nearest import nearest
 
@@ -178,6 +178,21 @@ class FormatLevels:
         values = self.values(rows)
         errors = torch.cat([(nearest(rows, values * c) - rows).square().sum(-1, keepdim=True) for c in candidates], -1)
         return torch.cat(candidates, -1).gather(-1, errors.argmin(-1, keepdim=True))
+
+
+def learned_codebook(levels: torch.Tensor) -> Codebook:
+    """The levels that one whole tensor was drawn to (`PARQ.levels_of`) as a format; `format_mapping` of it is its YAML.
+
+    Args:
+        levels: (levels,) or (1, levels), in any order; levels that are one float32 number count once.
+
+    Raises:
+        ConfigError: levels of several rows, of which each would be a format of its own.
+        FormatError: fewer than two distinct levels, NaN or infinity.
+    """
+    if levels.dim() > 2 or (levels.dim() == 2 and levels.shape[0] != 1):
+        raise ConfigError(f"levels: got shape {tuple(levels.shape)}; allowed: one row, as of a run with granularity `tensor`")
+    return Codebook(tuple(sorted(set(levels.detach().float().flatten().tolist()))))
 
 
 def _two_means(magnitudes: torch.Tensor) -> torch.Tensor:

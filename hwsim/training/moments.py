@@ -18,6 +18,8 @@ from hwsim.errors import ConfigError
 from hwsim.formats import Rounding
 from hwsim.formats.base import MAX_LISTED_BITS
 from hwsim.formats.levels import Levels
+from hwsim.formats.rounding import MODES
+from hwsim.formats.steps import steps
 
 from .threads import in_threads, ranges
 
@@ -83,20 +85,21 @@ def cells(cast: Cast) -> Cells:
     if cast.rounding.is_stochastic:
         edges, lower, upper, chance, rise = _between_neighbours(values, cast.rounding)
     else:
-        lattice = cast.format.lattice
-        boundaries = np.array(lattice.boundaries) * scale if isinstance(lattice, Levels) else None
-        edges, lower = _around_outcomes(values, cast.rounding, boundaries)
+        if isinstance(cast.format.lattice, Levels):
+            inner = steps(cast.format, MODES.index(cast.rounding.mode)).edges * scale
+            edges, lower = np.concatenate([[-inf], inner, [inf]]), values
+        else:
+            edges, lower = _around_outcomes(values, cast.rounding)
         upper, chance, rise = lower, np.zeros_like(lower), np.zeros_like(lower)
     low, high = lower**POWERS, upper**POWERS
     return Cells(edges, low + chance * (high - low), rise * (high - low))
 
 
-def _around_outcomes(values: Array, rounding: Rounding, boundaries: Array | None) -> tuple[Array, Array]:
+def _around_outcomes(values: Array, rounding: Rounding) -> tuple[Array, Array]:
     """The edges between outcomes of a deterministic rounding, and the outcomes."""
     lower, upper = values[:-1], values[1:]
     if rounding.mode.startswith("nearest"):
-        middle = (lower + upper) / 2 if boundaries is None else boundaries
-        return np.concatenate([[-inf], middle, [inf]]), values
+        return np.concatenate([[-inf], (lower + upper) / 2, [inf]]), values
     odd = (np.arange(values.size - 1) - int(np.searchsorted(values, 0.0))) % 2 != 0
     inner = {
         "toward_zero": np.where(lower >= 0, lower, upper),

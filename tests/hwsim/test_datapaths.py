@@ -120,3 +120,58 @@ def test_a_file_may_declare_the_formats_it_uses(tmp_path) -> None:
     path.write_text("formats:\n  my_e5m3: {kind: float, exponent_bits: 5, mantissa_bits: 3}\ndatapath:\n  vector: my_e5m3\n")
     assert str(datapath(path).vector) == "my_e5m3"
     assert loads(path.read_text()).line(("datapath", "vector")) == 4
+
+
+UNFIT = {
+    "a channel that the input's gradient sums over": (
+        "  gemm:\n    all:\n"
+        "      input: int8\n      grad_output: int8\n"
+        "      weight: {format: int8, scaling: {rule: absmax, granularity: {channel: 0}}}\n      mac: int8_int32\n",
+        r"d\.yaml:\d: datapath\.gemm.*: got int8 absmax per channel 0, with scales along the axis that this GEMM sums over; "
+        r"int8_int32 takes one scale a sum; allowed: a scale a tensor, a channel along the other axis, or `mac: native`",
+    ),
+    "blocks and a unit without scales": (
+        "  gemm: {output: {input: mxfp8_e4m3, mac: nvidia_hopper_fp8}}\n",
+        r"got mxfp8_e4m3, with scales for every 32 terms of the sum; nvidia_hopper_fp8 takes one scale a sum",
+    ),
+    "blocks of another size": (
+        "  gemm: {output: {input: nvfp4, mac: nvidia_blackwell_mxfp4}}\n",
+        r"got nvfp4, with scales for every 16 terms of the sum; nvidia_blackwell_mxfp4 takes a scale for every 32 terms; "
+        r"allowed: runs of a multiple of 32, or `mac: native`",
+    ),
+    "a copy whose scales lie the other way": (
+        "  gemm:\n    all:\n"
+        "      input: {format: fp8_e4m3fn, scaling: {rule: absmax, granularity: {tile: [1, 128]}}, requantize: false}\n"
+        "      weight: fp8_e4m3fn\n      grad_output: fp8_e5m2\n      mac: deepseek_fp8\n",
+        r"with scales along the axis that this GEMM sums over; deepseek_fp8 takes a scale for every 128 terms",
+    ),
+    "values that a unit's ports do not have": (
+        "  gemm: {output: {input: fp8_e5m2, weight: fp8_e4m3fnuz, mac: nvidia_hopper_fp8}}\n",
+        r"gemm\.output\.weight: got fp8_e4m3fnuz for nvidia_hopper_fp8; allowed: values of fp8_e4m3fn, fp8_e5m2",
+    ),
+    "no cast before a unit of narrow ports": (
+        "  gemm: {output: {input: fp16, mac: fp16_accumulate}}\n",
+        r"gemm\.output\.weight: got no cast, so that fp16_accumulate is given values of fp32; allowed: values of fp16",
+    ),
+    "two transforms in one GEMM": (
+        "  gemm: {output: {input: {format: int4, transform: hadamard_16}, weight: {format: int4, transform: hadamard_4}}}\n",
+        r"got hadamard_16 and hadamard_4; allowed: the same transform for both operands, or for one",
+    ),
+    "a transform that there is not": (
+        "  gemm: {output: {input: {format: int4, transform: hadamard_12}}}\n",
+        r"transform: got 'hadamard_12'; allowed: hadamard_4, hadamard_16, hadamard_64, hadamard_256",
+    ),
+    "a window without delayed scaling": (
+        "  gemm: {output: {input: {format: int4, scaling: {rule: absmax, window: 4}}}}\n",
+        r"window: got one with the rule `absmax`; allowed: window and margin with the rule `delayed`",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_operands_that_a_unit_cannot_take_are_refused_before_anything_runs(case: str, tmp_path) -> None:
+    text, message = UNFIT[case]
+    path = tmp_path / "d.yaml"
+    path.write_text("datapath:\n" + text)
+    with pytest.raises(ConfigError, match=message):
+        datapath(path)

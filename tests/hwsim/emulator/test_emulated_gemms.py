@@ -8,7 +8,7 @@ from emulator_cases import input_of, model_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hwsim.casting import apply, elements
+from hwsim.casting import apply, elements, quantize
 from hwsim.casts import Cast
 from hwsim.datapaths import datapath
 from hwsim.emulator import emulate
@@ -80,8 +80,18 @@ def test_scales_multiply_the_unit_s_sum() -> None:
 def test_a_scale_that_varies_along_the_sum_is_refused_on_an_emulated_unit() -> None:
     channels = {"format": "fp8_e4m3fn", "scaling": {"rule": "absmax", "granularity": {"channel": 0}}}
     layer = nn.Linear(7, 5)
-    with pytest.raises(ConfigError, match="along the axis that"):
+    with pytest.raises(ConfigError, match=r"gemm\.grad_input.*scales along the axis that this GEMM sums over"):
         gradients(layer, numbers(6, 7), numbers(6, 5), machine_of(UNIT, weight=channels))
+
+
+@pytest.mark.parametrize(("fmt", "unit"), [("mxfp8_e4m3", "nvidia_blackwell_mxfp8"), ("nvfp4", "nvidia_blackwell_nvfp4")])
+def test_block_scales_reach_a_unit_that_takes_them(fmt: str, unit: str) -> None:
+    layer, x = nn.Linear(70, 5, bias=False), numbers(6, 70)
+    paths = {"gemm": {"output": {"input": fmt, "weight": fmt, "mac": unit}}}
+    y, _, _ = gradients(layer, x, numbers(6, 5, seed=2), paths)
+    a = quantize(x, fmt, return_parts=True)
+    w = quantize(layer.weight.detach().T, fmt, axis=0, return_parts=True)
+    assert torch.equal(y, matmul(a, w, unit))
 
 
 def test_channel_scales_of_a_weight_are_its_output_features_however_it_is_stored() -> None:
@@ -138,15 +148,15 @@ def by_loops(x: Tensor, w: Tensor, g: Tensor, layer: nn.Conv2d) -> tuple[Tensor,
 
     for n, o, i, j in torch.cartesian_prod(*map(torch.arange, g.shape)).tolist():
         first = o // outputs * per_group
-        taps = [(c, k, m) for c in range(per_group) for k in range(w.shape[2]) for m in range(w.shape[3])]
+        taps = [(c, k, m) for k in range(w.shape[2]) for m in range(w.shape[3]) for c in range(per_group)]
         left = [at(x, n, first + c, i * sh + k * dh - ph, j * sw + m * dw - pw) for c, k, m in taps]
         y[n, o, i, j] = dot(left, [w[o, c, k, m] for c, k, m in taps])
     for n, c, i, j in torch.cartesian_prod(*map(torch.arange, x.shape)).tolist():
         group, inner = divmod(c, per_group)
         left, right = [], []
-        for o in range(group * outputs, (group + 1) * outputs):
-            for k in reversed(range(w.shape[2])):
-                for m in reversed(range(w.shape[3])):
+        for k in reversed(range(w.shape[2])):
+            for m in reversed(range(w.shape[3])):
+                for o in range(group * outputs, (group + 1) * outputs):
                     p, q = i + ph - k * dh, j + pw - m * dw
                     exact = p % sh == 0 and q % sw == 0
                     left.append(at(g, n, o, p // sh, q // sw) if exact else g.new_zeros(()))

@@ -119,10 +119,11 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_draws() -> None:
     def run(parts: list[int]) -> dict[str, Tensor]:
         model = model_of("mlp")
         optimizer = optimizer_of("sgd_momentum", model)
-        state = {"step": 0}
+        state = None
         for steps in parts:
             with emulate(model, machine, optimizer=optimizer, seed=1) as running:
-                running.load_state_dict(state)
+                if state is not None:
+                    running.load_state_dict(state)
                 train(model, input_of("mlp"), optimizer, steps)
                 state = running.state_dict()
         return tensors_of(model, optimizer)

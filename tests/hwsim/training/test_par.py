@@ -110,7 +110,7 @@ class TestProx:
         assert prox(doubles(inf, -inf), free, 1.0).tolist() == [inf, -inf]
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-    @pytest.mark.parametrize("strength", [0.0, 0.3, 0.8])
+    @pytest.mark.parametrize("strength", [0.0, 0.3, 0.5, 0.8])
     @pytest.mark.parametrize(
         "par",
         [PAR(tuple(range(20)), (*(0.5 * k + 0.5 for k in range(19)), inf)),

@@ -18,7 +18,8 @@ L = TypeVar("L", bound=LayerPath)
 
 def roles(datapath: Datapath) -> tuple[Role, ...]:
     """The roles in which a datapath rounds, in the order of `ROLES`."""
-    layers = (datapath, *datapath.overrides.values())
+    edges = (edge for edge in (datapath.first, datapath.last) if edge is not None)
+    layers = (datapath, *datapath.overrides.values(), *edges)
     gemms = [getattr(layer.gemm, gemm) for layer in layers for gemm in GEMMS]
     present = {role for role in (*OPERANDS, "result") if any(getattr(gemm, role) for gemm in gemms)}
     if not all(gemm.mac.is_native for gemm in gemms):
@@ -60,7 +61,8 @@ def keeping(datapath: Datapath, kept: Collection[Role], label: str) -> Datapath:
     """
     overrides = {pattern: _layer(layer, kept) for pattern, layer in datapath.overrides.items()}
     optimizer = datapath.optimizer if "optimizer" in kept else OptimizerPath()
-    changes = {"name": f"{datapath.name}: {label}", "optimizer": optimizer, "overrides": overrides}
+    edges = {name: edge and _layer(edge, kept) for name, edge in (("first", datapath.first), ("last", datapath.last))}
+    changes = {"name": f"{datapath.name}: {label}", "optimizer": optimizer, "overrides": overrides, **edges}
     return _layer(datapath, kept).model_copy(update=changes)
 
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from hwsim.budget import ROLES, alone, roles, twin, without
+from hwsim.budgets.machines import ROLES, alone, roles, twin, without
 from hwsim.datapaths import Datapath, datapath
 from hwsim.errors import ConfigError
 
-MAC = {"accumulator": {"format": "fp16"}, "order": "sequential", "operands": {"format": "fp8_e4m3fn"}}
+SUM = {"accumulator": {"format": "fp16"}, "order": "sequential"}
+MAC = {**SUM, "operands": {"format": ["fp8_e4m3fn", "fp8_e5m2"]}}
 EVERYTHING: dict[str, Any] = {
     "name": "everything",
     "gemm": {"all": {"input": "fp8_e4m3fn", "weight": "fp8_e4m3fn", "grad_output": "fp8_e5m2", "result": "bf16", "mac": MAC}},
@@ -28,7 +29,7 @@ def everything() -> Datapath:
     [
         ({}, ()),
         ({"gemm": {"output": {"input": "bf16"}}}, ("input",)),
-        ({"gemm": {"grad_weight": {"mac": MAC}}}, ("accumulator",)),
+        ({"gemm": {"grad_weight": {"mac": SUM}}}, ("accumulator",)),
         ({"optimizer": {"momentum": "bf16"}, "vector": "bf16"}, ("vector", "optimizer")),
         ({"overrides": {"head": {"gemm": {"all": {"weight": "int4"}}}}}, ("weight",)),
         (EVERYTHING, ROLES),

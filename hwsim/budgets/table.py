@@ -1,0 +1,209 @@
+"""The error budget as a table: one row for each cause of each cast, the sums, and the sentence that says it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import hypot, isfinite, nan
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from .causes import Facts
+
+TOTAL = "all"
+SHOWN = 20
+MEANS = ("measured", "predicted", "sqnr", "cosine", "gradient_error", "gradient_bias")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cause of one cast.
+
+    Args:
+        datapath: the machine.
+        site, gemm, role: where; without a site, all sites together.
+        cause: `all` for the whole cast, else one of its causes.
+        measured: the change of the loss, mean over seeds and draws: of the batch for what acts in the forward pass, of the same
+            batch after the step elsewhere.
+        predicted: the same from gradients; NaN where nothing is predicted.
+        noise: the standard deviation of `measured` over seeds and stochastic draws.
+        cast: what is declared there.
+        part: empty for one place; for places together `only ROLE`, `all but ROLE`, `all`, or `interaction`: `all` less the sum
+            of the places alone.
+        sqnr: of the model's scores in dB; of forward casts.
+        cosine: between the gradients with and without the cast; of backward casts.
+        gradient_error, gradient_bias: of those gradients, |g' - g| / |g| and sum(g' - g) / sum |g|.
+    """
+
+    datapath: str
+    site: str
+    gemm: str
+    role: str
+    cause: str
+    measured: float
+    predicted: float
+    noise: float
+    cast: str = ""
+    part: str = ""
+    sqnr: float = nan
+    cosine: float = nan
+    gradient_error: float = nan
+    gradient_bias: float = nan
+
+    @property
+    def name(self) -> str:
+        """Where it is, in words."""
+        return " ".join(text for text in (self.site, self.gemm, self.role, self.part) if text)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The error budget of one step.
+
+    Args:
+        datapath: the machine.
+        rows: of each place its whole cast, the largest change first, each followed by its causes.
+        totals: of all places together: `all`, `only` and `all but` each role, and the interaction left over.
+        loss, after: of the twin that rounds nowhere: of the batch, and of the same batch after the step.
+        facts: by port, what went through it.
+    """
+
+    datapath: str
+    rows: tuple[Row, ...]
+    totals: tuple[Row, ...]
+    loss: float
+    after: float
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+
+    @property
+    def places(self) -> tuple[Row, ...]:
+        """The rows of whole casts."""
+        return tuple(row for row in self.rows if row.cause == TOTAL)
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's, of measured and predicted over whole casts; NaN below three."""
+        pairs = [(row.measured, row.predicted) for row in self.places if isfinite(row.measured) and isfinite(row.predicted)]
+        return spearman([m for m, _ in pairs], [p for _, p in pairs])
+
+    def part(self, name: str) -> Row:
+        """The total of a name, such as `all`."""
+        return next(row for row in self.totals if row.part == name)
+
+    @property
+    def headline(self) -> str:
+        """The answer in two sentences."""
+        total = self.part("all")
+        text = f"{self.datapath} changes the loss of this batch by {total.measured:+.3g} (from {self.loss:.4g})"
+        if not self.places:
+            return f"{text}: it rounds nowhere."
+        most = self.places[0]
+        text += f"; alone, {most.name} changes it most ({most.measured:+.3g})."
+        rho = self.rank_correlation
+        return text if rho != rho else f"{text} Predicted and measured changes have the rank correlation {rho:.3f}."
+
+    def to_json(self) -> str:
+        """`{"rows": [...], "totals": [...], ...}`; what is no number is null."""
+        whole = {
+            "datapath": self.datapath,
+            "headline": self.headline,
+            "loss": self.loss,
+            "loss_after_step": self.after,
+            "rank_correlation": self.rank_correlation,
+            "rows": [asdict(row) for row in self.rows],
+            "totals": [asdict(row) for row in self.totals],
+            "facts": {port: asdict(found) for port, found in self.facts.items()},
+        }
+        return json.dumps(finite(whole), indent=1, allow_nan=False)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The headline, the totals and the largest rows."""
+        yield escape(self.headline)
+        yield _table(f"{self.datapath}: places together", self.totals)
+        more = f" (the {SHOWN} largest of {len(self.places)})" if len(self.places) > SHOWN else ""
+        yield _table(f"{self.datapath}: each cast alone{more}", self.places[:SHOWN], self.rows)
+
+
+def merged(budgets: Sequence[Budget]) -> Budget:
+    """One budget of several of the same machine, from models of different seeds: means, and their spread as noise."""
+    if len(budgets) == 1:
+        return budgets[0]
+    first = budgets[0]
+    groups = [
+        _merged([{_key(row): row for row in one.rows} for one in budgets]),
+        _merged([{_key(r): r for r in one.totals} for one in budgets]),
+    ]
+    whole = {row.name: abs(row.measured) for row in groups[0] if row.cause == TOTAL}
+    rows = sorted(groups[0], key=lambda row: -whole[row.name])
+    loss, after = (fmean(getattr(one, name) for one in budgets) for name in ("loss", "after"))
+    return Budget(first.datapath, tuple(rows), tuple(groups[1]), loss, after, first.facts)
+
+
+def _merged(tables: Sequence[Mapping[tuple[str, ...], Row]]) -> list[Row]:
+    found = []
+    for key, row in tables[0].items():
+        rows = [table[key] for table in tables if key in table]
+        means: dict[str, Any] = {name: fmean(getattr(one, name) for one in rows) for name in MEANS}
+        spread = stdev(row.measured for row in rows) if len(rows) > 1 else 0.0
+        noise = hypot(spread, fmean(row.noise for row in rows))
+        found.append(replace(row, **means, noise=noise))
+    return found
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    return row.site, row.gemm, row.role, row.cause, row.part
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rank correlation, equal values sharing their mean rank; NaN below three pairs or without variation."""
+    if len(a) < 3:
+        return nan
+    x, y = _ranks(a), _ranks(b)
+    mean = (len(a) - 1) / 2
+    cross = sum((p - mean) * (q - mean) for p, q in zip(x, y, strict=True))
+    norm = (sum((p - mean) ** 2 for p in x) * sum((q - mean) ** 2 for q in y)) ** 0.5
+    return cross / norm if norm else nan
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    ranks = [0.0] * len(values)
+    start = 0
+    while start < len(order):
+        end = start
+        while end < len(order) and values[order[end]] == values[order[start]]:
+            end += 1
+        for i in order[start:end]:
+            ranks[i] = (start + end - 1) / 2
+        start = end
+    return ranks
+
+
+def finite(value: Any) -> Any:
+    """Data in which every number that is not finite is None."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _table(title: str, rows: Sequence[Row], everything: Sequence[Row] = ()) -> RichTable:
+    table = RichTable(title=title, title_justify="left")
+    for i, name in enumerate(("where", "measured", "noise", "predicted", *(("mostly",) if everything else ()))):
+        table.add_column(name, justify="left" if i in (0, 4) else "right")
+    for row in rows:
+        numbers = [_number(value) for value in (row.measured, row.noise, row.predicted)]
+        causes = [r for r in everything if (r.site, r.gemm, r.role) == (row.site, row.gemm, row.role) and r.cause != TOTAL]
+        mostly = [max(causes, key=lambda r: abs(r.measured)).cause if causes else ""] if everything else []
+        table.add_row(escape(row.name), *numbers, *mostly)
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:+.3e}" if isfinite(value) else "-"

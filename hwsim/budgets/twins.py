@@ -1,0 +1,151 @@
+"""One training step on a batch, repeated from the same state on one machine after another."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf, log10, nan
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hwsim.datapaths import Datapath
+from hwsim.emulator import Machine, emulate
+from hwsim.emulator.observing import Observer
+from hwsim.emulator.ports import Converter
+from hwsim.errors import ConfigError
+from hwsim.formats.errors import NanError
+
+Loss = Callable[[Any, Any], Tensor]
+DRAW_STRIDE = 1 << 32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step gave.
+
+    Args:
+        loss: of the batch; NaN where a NaN met a format that has none.
+        outputs: of the model.
+        gradients: of every parameter, as one vector; None without a step.
+        after: the loss of the same batch after the step, in the model's own precision; NaN without a step.
+    """
+
+    loss: float
+    outputs: Tensor | None = None
+    gradients: Tensor | None = None
+    after: float = nan
+
+
+class Twin:
+    """A model, its optimizer and one batch, kept as they were given: every step starts from a copy.
+
+    Args:
+        model, loss_fn, batch, optimizer: as for `hwsim.budget`.
+        dtype: what parameters, buffers and the batch are computed in, or None for their own.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss_fn: Loss, batch: tuple[Any, Any], optimizer: Optimizer, dtype: torch.dtype | None
+    ) -> None:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ConfigError(f"batch: got {type(batch).__name__}; allowed: (inputs, targets)")
+        self.loss_fn = loss_fn
+        self.inputs, self.targets = _moved(batch[0], dtype), _moved(batch[1], dtype)
+        self.start = copy.deepcopy((model, optimizer))
+        if dtype is not None:
+            self.start[0].to(dtype)
+            for state in self.start[1].state.values():
+                state.update({name: _moved(value, dtype) for name, value in state.items()})
+
+    def copies(self) -> tuple[nn.Module, Optimizer]:
+        """A model and its optimizer in the state that every step starts from."""
+        return copy.deepcopy(self.start)
+
+    def outputs(self, model: nn.Module) -> Any:
+        """What a model makes of the batch."""
+        if isinstance(self.inputs, Mapping):
+            return model(**self.inputs)
+        return model(*self.inputs) if isinstance(self.inputs, tuple | list) else model(self.inputs)
+
+    def loss(self, model: nn.Module) -> Tensor:
+        """The loss of the batch."""
+        return self.loss_fn(self.outputs(model), self.targets)
+
+    def step(
+        self,
+        machine: Datapath,
+        converters: Mapping[str, Converter] | None,
+        seed: int,
+        draw: int = 0,
+        *,
+        stepping: bool = True,
+        observer: Observer | None = None,
+    ) -> tuple[Outcome, Machine | None]:
+        """One step from the start (without `stepping` only its forward pass), with the machine that it ran on.
+
+        The seed is torch's own and that of all stochastic rounding, where the draw counts on.
+        """
+        model, optimizer = self.copies()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                with emulate(
+                    model, machine, optimizer, seed + draw * DRAW_STRIDE, converters=converters, observer=observer
+                ) as ran:
+                    optimizer.zero_grad()
+                    outputs = self.outputs(model)
+                    loss = self.loss_fn(outputs, self.targets)
+                    outcome = Outcome(loss.item(), scores(outputs).detach())
+                    if not stepping:
+                        return outcome, ran
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    gradients = flat_gradients(model)
+                    optimizer.step()
+            except NanError:
+                return Outcome(nan), None
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                after = self.loss(model).item()
+        return Outcome(outcome.loss, outcome.outputs, gradients, after), ran
+
+
+def flat_gradients(model: nn.Module) -> Tensor:
+    """All gradients as one vector, zeros where there is none."""
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters() if p.is_floating_point()]
+    return torch.cat([g.detach().flatten().double() for g in grads])
+
+
+def scores(outputs: Any) -> Tensor:
+    """The model's scores: its output, its `logits`, or the first of several outputs.
+
+    Raises:
+        ConfigError: there is no tensor among them.
+    """
+    found = getattr(outputs, "logits", outputs[0] if isinstance(outputs, tuple | list) else outputs)
+    if not isinstance(found, Tensor):
+        raise ConfigError(f"model: returns {type(outputs).__name__}; allowed: a tensor, or an output with `logits`")
+    return found
+
+
+def sqnr(signal: Tensor, noisy: Tensor) -> float:
+    """10 log10(sum x^2 / sum (y - x)^2) in dB."""
+    power, noise = float(signal.double().square().sum()), float((noisy.double() - signal.double()).square().sum())
+    return 10 * log10(power / noise) if noise and power else inf if not noise else nan
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """The cosine between two vectors; NaN where one is zero."""
+    norms = float(a.norm() * b.norm())
+    return float(a @ b) / norms if norms else nan
+
+
+def _moved(value: Any, dtype: torch.dtype | None) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {key: _moved(item, dtype) for key, item in value.items()}
+    return type(value)(_moved(item, dtype) for item in value) if isinstance(value, tuple | list) else value

@@ -1,0 +1,127 @@
+"""The scales of tensors: which numbers bring them into a format's range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hwsim.casts import Channel, Group, Scaling, Tile
+from hwsim.errors import ConfigError
+from hwsim.formats import Format, Projection
+from hwsim.formats.base import round_log2
+from hwsim.formats.operators import quantize_tensor
+from hwsim.formats.scaled import PER_TENSOR, ScaleLayout
+
+CANDIDATES = range(8, 25)
+"""Sixteenths of amax that the `mse` rule tries."""
+
+
+def scale_of(x: Tensor, scaling: Scaling, fmt: Format, axis: int = -1, kept: Tensor | None = None) -> tuple[Tensor, ScaleLayout]:
+    """The scales of a tensor under a rule other than `none` (see Scaling), and their layout.
+
+    Raises:
+        ConfigError: a rule whose scale is state of a run, and no `kept` one.
+    """
+    layout = _layout(scaling, axis, x)
+    if kept is not None:
+        return kept, layout
+    if scaling.kept:
+        raise ConfigError(f"rule: got {scaling.rule!r}, whose scale is state of a run; allowed: inside of `emulate`, or absmax")
+    if scaling.rule == "fixed":
+        return torch.full((), scaling.value or 1.0, dtype=scaling.format.carrier, device=x.device), layout
+    amax = _over_rows(magnitude_max(x.detach(), layout), scaling, axis).clamp(min=scaling.minimum)
+    if scaling.rule == "absmax":
+        scale = _ratio(amax, fmt, scaling.format)
+    elif scaling.rule == "mse":
+        return _least_squares(x.detach(), amax, layout, scaling, fmt, axis), layout
+    else:
+        scale = _power_of_two(amax, fmt.max).clamp(max=2.0 ** round_log2(scaling.format.max))
+    return _usable(scale, amax, scaling.format), layout
+
+
+def _ratio(amax: Tensor, fmt: Format, own: Format) -> Tensor:
+    """amax / the format's largest value, rounded once."""
+    largest = torch.full((), fmt.max, dtype=torch.float64, device=amax.device)
+    return quantize_tensor(amax, own, scale=largest, rescale=False)
+
+
+def _usable(scale: Tensor, amax: Tensor, own: Format) -> Tensor:
+    return torch.where(amax > 0, scale.clamp(min=own.smallest_subnormal), torch.ones_like(scale))
+
+
+def _least_squares(x: Tensor, amax: Tensor, layout: ScaleLayout, scaling: Scaling, fmt: Format, axis: int) -> Tensor:
+    """Of the candidates the scale with the smallest sum of squared errors; the first of equal ones."""
+    best, least = torch.ones_like(amax), torch.full(amax.shape, torch.inf, dtype=torch.float64, device=x.device)
+    for sixteenths in CANDIDATES:
+        scale = _usable(_ratio(amax.double() * (sixteenths / 16), fmt, scaling.format).to(amax.dtype), amax, scaling.format)
+        error = (quantize_tensor(x, fmt, Projection(), scale, layout).double() - x.double()).square()
+        total = _over_rows(_reduced(error, layout, torch.sum), scaling, axis, torch.sum)
+        best = torch.where(total < least, scale.to(best.dtype), best)
+        least = torch.minimum(total, least)
+    return best
+
+
+def _over_rows(found: Tensor, scaling: Scaling, axis: int, reduce: Callable[..., Tensor] = torch.amax) -> Tensor:
+    """Of tiles: one number for all rows of a tile, written for each of the rows; groups along `axis` are reduced already."""
+    if not isinstance(scaling.granularity, Tile) or found.dim() < 2 or scaling.granularity.tile[0] == 1:
+        return found
+    outer = -1 if axis % found.dim() == found.dim() - 2 else -2
+    rows, count = scaling.granularity.tile[0], found.shape[outer]
+    whole = torch.nn.functional.pad(found.movedim(outer, -1), (0, -count % rows))
+    tiles = reduce(whole.reshape(*whole.shape[:-1], -1, rows), dim=-1)
+    return tiles.repeat_interleave(rows, -1)[..., :count].movedim(-1, outer)
+
+
+def magnitude_max(x: Tensor, layout: ScaleLayout = PER_TENSOR) -> Tensor:
+    """The largest finite |x| for each scale of a layout, in float32 or float64; zero where there is none."""
+    amax = _magnitude_max(x, layout)
+    if not bool(torch.isfinite(amax).all()):
+        amax = _magnitude_max(torch.where(torch.isfinite(x), x, torch.zeros_like(x)), layout)
+    return amax if amax.dtype is torch.float64 else amax.float()
+
+
+def _magnitude_max(x: Tensor, layout: ScaleLayout) -> Tensor:
+    if layout.axis is None and not x.numel():
+        return x.new_zeros(())
+    return _reduced(x, layout, _largest)
+
+
+def _reduced(x: Tensor, layout: ScaleLayout, reduce: Callable[..., Tensor]) -> Tensor:
+    """One number for each scale of a layout."""
+    if layout.axis is None:
+        return reduce(x)
+    axis = layout.axis % x.ndim
+    if layout.size is None:
+        return reduce(x.movedim(axis, 0).flatten(1) if x.ndim > 1 else x[:, None], dim=1)
+    whole = x.movedim(axis, -1)
+    padded = torch.nn.functional.pad(whole, (0, -x.shape[axis] % layout.size))
+    return reduce(padded.reshape(*padded.shape[:-1], -1, layout.size), dim=-1).movedim(-1, axis)
+
+
+def _largest(x: Tensor, dim: int | None = None) -> Tensor:
+    """The largest |x|, by two passes that torch vectorises (its infinity norm takes five times as long)."""
+    dims = () if dim is None else (dim,)
+    return torch.maximum(x.amax(dims), -x.amin(dims))
+
+
+def _power_of_two(amax: Tensor, largest: float) -> Tensor:
+    """The smallest power of two s with amax / s <= largest, from the binary exponents themselves."""
+    mantissa, exponent = torch.frexp(amax)
+    limit, limit_exponent = torch.frexp(torch.full((), largest, dtype=amax.dtype, device=amax.device))
+    return torch.ldexp(torch.ones_like(amax), exponent - limit_exponent + (mantissa > limit))
+
+
+def _layout(scaling: Scaling, axis: int, x: Tensor) -> ScaleLayout:
+    match scaling.granularity:
+        case Channel(channel=channel):
+            return ScaleLayout(channel)
+        case Group(group=size):
+            return ScaleLayout(axis, size)
+        case Tile(tile=(_, size)):
+            if x.dim() > 2 and axis % x.dim() < x.dim() - 2:
+                raise ConfigError(f"tile: axis {axis} of a tensor of {x.dim()} axes; allowed: one of the last two")
+            return ScaleLayout(axis, size)
+        case _:
+            return PER_TENSOR

@@ -1,0 +1,84 @@
+"""Limits, the allocation of formats within one, and two machines in lock step."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hwsim
+from hwsim.budgets.allocation import allocate
+from hwsim.budgets.limits import Limits, verdicts
+from hwsim.budgets.lockstep import first_difference
+from hwsim.budgets.twins import Twin
+from hwsim.datapaths import Datapath, datapath
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean()
+
+
+def small() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)), (torch.randn(32, 16), torch.randn(32, 4))
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.05)
+
+
+def machine(**unit: object) -> Datapath:
+    return datapath({"name": "given", "gemm": {"all": {"input": "bf16", "mac": {"order": "sequential", **unit}}}})
+
+
+@pytest.mark.parametrize(("limit", "passed"), [("90 %", True), (10.0, True), ("0.001 %", False), (1e-9, False)])
+def test_a_limit_is_a_number_or_a_share_of_the_twin(limit: object, passed: bool) -> None:
+    model, batch = small()
+    cast = {"format": "int3", "scaling": "absmax"}
+    found = hwsim.budget(model, squared, batch, {"name": "int3", "gemm": {"output": {"input": cast}}}, causes=False)
+    (verdict,) = verdicts(found, Limits.model_validate({"loss": limit}))
+    assert verdict.passed is passed
+    assert str(verdict).startswith("pass" if passed else "FAIL")
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-2, 0.3])
+def test_an_allocation_keeps_its_limit_and_is_cheaper_the_wider_that_is(share: float) -> None:
+    model, batch = small()
+    twin = Twin(model, squared, batch, sgd(model), torch.float64)
+    base = twin.step(datapath({}), {}, 0)[0].loss
+    found = allocate(twin, "proposed", share * base, ("fp4_e2m1fn", "fp8_e4m3fn", "bf16", "fp32"))
+    assert found.within
+    assert datapath(found.datapath).name == "proposed"
+    wider = allocate(twin, "wider", 10 * share * base, ("fp4_e2m1fn", "fp8_e4m3fn", "bf16", "fp32"))
+    assert 4 <= wider.bits <= found.bits <= 32
+
+
+def test_two_units_differ_first_in_a_product_whose_vectors_are_given() -> None:
+    model, batch = small()
+    a, b = machine(accumulator={"format": "fp12_e6m5"}), machine(accumulator={"format": "fp16"})
+    found = first_difference(model, sgd, squared, [batch], a, b)
+    assert found is not None
+    assert (found.step, found.site, found.gemm, found.tensor) == (0, "0", "output", "result")
+    assert len(found.row) == len(found.column) == 16
+    assert found.row == tuple(hwsim.quantize(batch[0], "bf16")[found.element[0]].tolist())
+
+
+def test_two_casts_differ_first_in_an_operand() -> None:
+    model, batch = small()
+    a, b = (datapath({"name": fmt, "gemm": {"grad_weight": {"input": fmt}}}) for fmt in ("bf16", "fp16"))
+    found = first_difference(model, sgd, squared, [batch], a, b)
+    assert found is not None
+    assert (found.site, found.gemm, found.tensor) == ("2", "grad_weight", "input")
+
+
+def test_two_optimizer_units_differ_first_in_the_weights() -> None:
+    model, batch = small()
+    a, b = datapath({"name": "a", "optimizer": {"gradient": "bf16"}}), datapath({"name": "b"})
+    found = first_difference(model, sgd, squared, [batch], a, b)
+    assert found is not None
+    assert (found.site, found.tensor) == ("0.weight", "weights")
+
+
+def test_equal_machines_agree_to_the_end() -> None:
+    model, batch = small()
+    cast = {"format": "int4", "scaling": "absmax", "rounding": "stochastic"}
+    a = datapath({"name": "a", "gemm": {"all": {"weight": cast}}})
+    assert first_difference(model, sgd, squared, [batch, batch], a, a, seed=3) is None

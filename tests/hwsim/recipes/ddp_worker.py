@@ -1,0 +1,51 @@
+"""One of two processes that train a network in data parallel on FP8-LM's wire: `ddp_worker.py RANK FOLDER`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from hwsim.emulator import emulate
+
+
+def main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    parallel = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen: list[tuple[Tensor, Tensor]] = []
+    with emulate(model, "fp8_lm", optimizer=optimizer, rank=rank) as machine:
+        average = machine.gradient_hook()
+
+        def hook(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+            local = bucket.buffer().clone()
+            done = average(state, bucket)
+            seen.append((local, done.value().clone()))
+            return done
+
+        parallel.register_comm_hook(None, hook)
+        for step in range(3):
+            x = torch.randn(4, 6, generator=torch.Generator().manual_seed(10 * step + rank))
+            optimizer.zero_grad()
+            parallel(x).square().mean().backward()
+            optimizer.step()
+        report = {
+            "parameters": [p.tolist() for p in model.parameters()],
+            "local": seen[0][0].tolist(),
+            "mean": seen[0][1].tolist(),
+            "coverage": machine.coverage(),
+            "wire": sorted({row.cast for row in machine.audit() if row.role == "wire"}),
+        }
+    (folder / f"{rank}.json").write_text(json.dumps(report))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
