@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup study test test-large check clean
+.PHONY: setup study test test-large conform exhaustive check clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,12 @@ test: setup
 
 test-large: setup
 	$(BIN)/python -m pytest -m large
+
+conform: setup
+	$(BIN)/hwsim conform --output docs
+
+exhaustive: setup
+	$(BIN)/hwsim conform --exhaustive --output docs
 
 check: setup
 	$(BIN)/ruff format --check .

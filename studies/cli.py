@@ -15,9 +15,10 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from hwsim.errors import ConfigError, HwsimError, not_allowed
+from hwsim.fields import format_record
 from hwsim.models import TaskError
 
-from . import listing
+from . import budgeting, comparing, hardware, listing, pictures, proof
 from .editing import study_schema
 from .executors import Executor, executors
 from .files import StudyFile, check_file, load_study
@@ -63,6 +64,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(hardware.commands)
+app.add_typer(proof.commands)
 Kind = Enum("Kind", {kind: kind for kind in listing.LISTED}, type=str)  # type: ignore[misc]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -146,19 +149,91 @@ def list_(
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="Of anything that `hwsim list` lists.")], as_object: AsJson = False) -> None:
-    """Show the facts of a format, or a resolved datapath, unit, study or task."""
+def show(
+    name: Annotated[str, typer.Argument(help="Of anything that `hwsim list` lists.")],
+    as_object: AsJson = False,
+    svg: Annotated[Path | None, typer.Option(help="Draw a format into this file.")] = None,
+) -> None:
+    """Show the facts and a picture of a format, or a resolved datapath, unit, study or task."""
     kind, found = listing.facts(name)
+    if svg is not None:
+        if kind != "format":
+            raise ConfigError(f"--svg: got {name!r}, a {kind}; allowed: formats")
+        svg.write_text(pictures.as_svg(format_record(name)))
     if as_object:
         typer.echo(json.dumps({"kind": kind, "name": name, **{kind: found}}, indent=1))
         return
     values = found.pop("values", None) if kind == "format" else None
     typer.echo(yaml.safe_dump({kind: {"name": name, **found}}, sort_keys=False, allow_unicode=True).rstrip())
+    if kind == "format":
+        typer.echo(pictures.as_text(format_record(name)))
     if values:
         table = Table("code", "value")
         for code, value in values.items():
             table.add_row(code, str(value))
         out.print(table)
+
+
+@app.command()
+def budget(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of a shipped study.")],
+    as_object: AsJson = False,
+    names: Annotated[
+        list[str] | None, typer.Option("--datapath", help="Of the study; by default those of report.budget, else all that round.")
+    ] = None,
+    allocate: Annotated[
+        Path | None,
+        typer.Option("--allocate", help="Write the cheapest datapath within the study's limit on the loss to this file."),
+    ] = None,
+) -> None:
+    """Split the error of a training step over sites, roles and causes, measured and predicted; exit code 1 if a limit breaks."""
+    file = load_study(study)
+    if allocate is not None:
+        found = budgeting.allocation(file, allocate.stem)
+        budgeting.write_datapath(found, allocate)
+        typer.echo(budgeting.allocation_text(found, allocate, as_object))
+        passed = found.within
+    else:
+        budgets = budgeting.study_budgets(file, names or ())
+        if as_object:
+            typer.echo(budgeting.as_json(budgets))
+        for one in () if as_object else budgets:
+            out.print(one.budget, *map(str, one.verdicts), sep="\n")
+        passed = all(verdict.passed for one in budgets for verdict in one.verdicts)
+    if not passed:
+        raise typer.Exit(FAILURE)
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="Results folders, FOLDER:DATAPATH of one, or datapaths.")],
+    as_object: AsJson = False,
+) -> None:
+    """Put results side by side, with intervals and a paired test over seeds; or say in what datapaths differ."""
+    if comparing.are_datapaths(names):
+        machines = comparing.compare_datapaths(names)
+        if as_object:
+            typer.echo(json.dumps([{"a": a, "b": b, "differences": lines} for a, b, lines in machines], indent=1))
+        for a, b, lines in () if as_object else machines:
+            typer.echo("\n".join([f"{a} | {b}", *(f"  {line}" for line in lines or ["the same machine"])]))
+        return
+    found = comparing.compare(names)
+    if as_object:
+        typer.echo(json.dumps(comparing.as_rows(found), indent=1))
+    else:
+        out.print(comparing.as_table(found))
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A datapath.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    study: Annotated[str, typer.Option(help="Whose task and optimizer, and whose own datapaths.")] = "quickstart",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps at most.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order of data and stochastic rounding.")] = 0,
+) -> None:
+    """Run two datapaths in lock step to the first number that differs, and show its dot product bit by bit."""
+    typer.echo(comparing.diff((a, b), load_study(study), steps, seed))
 
 
 @app.command()

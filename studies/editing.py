@@ -11,14 +11,15 @@ from hwsim.datapaths import Datapath
 from hwsim.fields import FormatField
 from hwsim.macs import Mac
 
-from .schema import Setting, Study
+from .experiments import experiment_setting
+from .schema import ExperimentStudy, Setting, Study
 
 NAMED = ("Cast", "Scaling", "Mac", "GemmPaths", "Datapath")
 """Records that a file may also give by a name."""
 
 
 class _File(Record):
-    study: Study
+    study: Study | ExperimentStudy
     formats: dict[str, FormatField] = Field(default_factory=dict)
     macs: dict[str, Mac] = Field(default_factory=dict)
     datapaths: dict[str, Datapath] = Field(default_factory=dict)
@@ -31,12 +32,14 @@ def study_schema() -> dict[str, Any]:
     """
     schema = _File.model_json_schema()
     settings = Setting.model_json_schema()
-    definitions = settings["$defs"] | schema["$defs"]
+    experiment = experiment_setting().model_json_schema()
+    definitions = settings["$defs"] | experiment["$defs"] | schema["$defs"]
     for name in ("TaskChoice", "Sgd", "Adam", "AdamW"):
         definitions[name].pop("required", None)
     definitions["TaskChoice"]["additionalProperties"] = True
     definitions["TaskChoice"]["properties"].pop("options")
     definitions["Study"]["properties"] |= {key: settings["properties"][key] for key in ("task", "optimizer")}
+    definitions["ExperimentStudy"]["properties"]["experiment"] = experiment["properties"]["experiment"]
     definitions["GemmPaths"]["properties"]["all"] = definitions["GemmPaths"]["properties"]["output"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_with_names(schema | {"$defs": definitions})}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path as FilePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hwsim.catalogue import KINDS, Catalogue, shipped_studies
 from hwsim.config import Document, load, validate
@@ -17,7 +17,7 @@ from hwsim.fields import format_record
 from hwsim.macs import Mac, mac
 from hwsim.models import TaskError
 
-from .schema import Study
+from .schema import AnyStudy, ExperimentStudy, Study
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ FILE_KINDS = ("study", "datapath", "mac", "formats")
 class StudyFile:
     """A study with the file that says it."""
 
-    study: Study
+    study: AnyStudy
     document: Document
     catalogue: Catalogue
 
@@ -46,7 +46,9 @@ class StudyFile:
                 raise ConfigError(document.problem((section,), message))
         catalogue = Catalogue.of(document)
         check_declarations(document, catalogue)
-        return cls(validate(document, Study, ("study",), catalogue), document, catalogue)
+        given = document.data.get("study")
+        kind: Any = ExperimentStudy if isinstance(given, Mapping) and "experiment" in given else Study
+        return cls(validate(document, kind, ("study",), catalogue), document, catalogue)
 
 
 def find_study(given: str) -> FilePath:

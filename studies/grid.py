@@ -12,10 +12,7 @@ from hwsim.config import Document
 from hwsim.config.wording import Path, given
 from hwsim.errors import ConfigError, Problem, nearest
 
-from .schema import Study
-
-WHOLE = ("datapath", "threads")
-PARTS = ("task", "optimizer", "datapath")
+from .schema import AnyStudy
 
 
 @dataclass(frozen=True)
@@ -78,11 +75,13 @@ class PointDocument(Document):
 
 
 def label(value: Any) -> Any:
-    """What tables call an axis' value: itself, or the `name` of a mapping."""
-    return value.get("name", "") if isinstance(value, Mapping) else value
+    """What tables call an axis' value: itself, the `name` of a mapping, or the mapping or list in words."""
+    if isinstance(value, Mapping):
+        return value.get("name") or ", ".join(f"{key} {label(item)}" for key, item in value.items())
+    return ", ".join(str(label(item)) for item in value) if isinstance(value, tuple) else value
 
 
-def axes(study: Study, document: Document) -> tuple[Axis, ...]:
+def axes(study: AnyStudy, document: Document) -> tuple[Axis, ...]:
     """The axes of `grid`, then those of `zip`.
 
     Raises:
@@ -90,9 +89,11 @@ def axes(study: Study, document: Document) -> tuple[Axis, ...]:
     """
     found = [Axis(name, section, values) for section in ("grid", "zip") for name, values in getattr(study, section).items()]
     for i, axis in enumerate(found):
-        if not (axis.name in WHOLE or (axis.keys[0] in PARTS and len(axis.keys) > 1 and all(axis.keys))):
-            allowed = "datapath, threads, and dotted paths such as optimizer.lr, task.batch_size, datapath.vector"
-            known = ["datapath", "threads", *(f"{part}.{key}" for part in ("task", "optimizer") for key in getattr(study, part))]
+        if not (axis.name in study.whole_axes or (axis.keys[0] in study.parts and len(axis.keys) > 1 and all(axis.keys))):
+            allowed = f"{', '.join(study.whole_axes)}, and dotted paths such as {study.example_axes}"
+            given_parts = [(part, getattr(study, part)) for part in study.parts]
+            dotted = [f"{part}.{key}" for part, keys in given_parts if isinstance(keys, dict) for key in keys]
+            known = [*study.whole_axes, *dotted]
             message = f"got the axis {axis.name!r}; allowed: {allowed}{nearest(axis.name, known)}"
             raise ConfigError(document.problem(axis.place(), message))
         if any(axis.name == other.name for other in found[:i]):
@@ -105,7 +106,7 @@ def axes(study: Study, document: Document) -> tuple[Axis, ...]:
     return tuple(found)
 
 
-def points(study: Study, document: Document) -> tuple[Point, ...]:
+def points(study: AnyStudy, document: Document) -> tuple[Point, ...]:
     """The points to run, the last axis of `grid` and then `zip` varying fastest.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -10,15 +11,17 @@ from hwsim.catalogue import Catalogue, Kind, matching, shipped_studies
 from hwsim.datapaths import datapath
 from hwsim.errors import ConfigError, not_allowed
 from hwsim.fields import format_mapping, format_record
-from hwsim.formats import Format, named_format
+from hwsim.formats import Block, Format, named_format
 from hwsim.macs import mac
 from hwsim.models import task, task_options, tasks
 
 from .executors import executors
+from .experiments import experiments
 from .files import load_study
 from .plan import expand
+from .schema import ExperimentRun
 
-Listed = Literal["formats", "datapaths", "studies", "macs", "tasks", "backends", "executors"]
+Listed = Literal["formats", "datapaths", "studies", "macs", "tasks", "experiments", "backends", "executors"]
 LISTED: tuple[str, ...] = get_args(Listed)
 TABLE_BITS = 8
 
@@ -47,8 +50,10 @@ def facts(name: str) -> tuple[str, dict[str, Any]]:
     if name in tasks():
         options = {option.name: {"default": option.default, "allowed": option.allowed} for option in task_options(name).values()}
         return "task", {"description": task(name).description, "data": task(name).source, "options": options}
+    if name in experiments():
+        return "experiment", experiment_facts(name)
     declared = [found for kind in get_args(Kind) for found in catalogue.names(kind)]
-    raise ConfigError(not_allowed("name", name, [*declared, *shipped_studies(), *tasks()]))
+    raise ConfigError(not_allowed("name", name, [*declared, *shipped_studies(), *tasks(), *experiments()]))
 
 
 def format_facts(fmt: Format) -> dict[str, Any]:
@@ -56,15 +61,29 @@ def format_facts(fmt: Format) -> dict[str, Any]:
     special = {"nan": fmt.has_nan, "infinity": fmt.has_infinity, "negative_zero": fmt.has_negative_zero}
     limits = {name: getattr(fmt, name) for name in ("bits", "max", "min", "smallest_normal", "smallest_subnormal")}
     found = {**format_mapping(fmt), **limits, "special_values": [name for name, has in special.items() if has]}
-    if fmt.bits <= TABLE_BITS:
+    if isinstance(fmt, Block):
+        found["bits_per_element"] = fmt.bits_per_element
+    elif fmt.bits <= TABLE_BITS:
         found["values"] = {f"{code:0{fmt.bits}b}": _number(fmt.decode_code(code)) for code in range(1 << fmt.bits)}
     return found
 
 
 def study_facts(name: str) -> dict[str, Any]:
-    """A shipped study, and how many runs it has."""
+    """A shipped study, an experiment's with every parameter, and how many runs it has."""
     plan = expand(load_study(name))
-    return {**plan.study.model_dump(mode="json", exclude_defaults=True), "runs": len(plan.runs)}
+    found = {**plan.study.model_dump(mode="json", exclude_defaults=True), "runs": len(plan.runs)}
+    first = next(iter(plan.runs.values()))
+    if isinstance(first, ExperimentRun):
+        found["experiment"] = first.experiment.model_dump(mode="json")
+    return found
+
+
+def experiment_facts(name: str) -> dict[str, Any]:
+    """The question of an experiment, and its parameters with their defaults."""
+    fields = experiments()[name].parameters.model_fields
+    defaults = {key: field.default for key, field in fields.items() if key != "name"}
+    documented = (experiments()[name].parameters.__doc__ or "").strip()
+    return {"description": documented, "parameters": json.loads(json.dumps(defaults, default=str))}
 
 
 def _number(value: Any) -> float | str:
@@ -93,6 +112,7 @@ _KINDS: Mapping[str, tuple[Callable[[], Any], Callable[[str], dict[str, Any]]]] 
     "macs": (lambda: Catalogue().names("macs"), lambda name: _declared(name, "macs")),
     "studies": (shipped_studies, lambda name: {"description": load_study(name).study.description}),
     "tasks": (tasks, _task_row),
+    "experiments": (experiments, lambda name: {"description": experiments()[name].description}),
     "backends": (lambda: hwsim.backends(), lambda name: {"status": hwsim.backends()[name]}),
     "executors": (executors, lambda name: {"description": (executors()[name].__doc__ or "").partition("\n")[0]}),
 }

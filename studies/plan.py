@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
-from hwsim.budget import alone, roles, twin, without
+from hwsim.budgets.machines import alone, roles, twin, without
 from hwsim.config import content_hash, validate
+from hwsim.config.record import Record
+from hwsim.config.wording import given as words
 from hwsim.datapaths import Datapath, datapath
 from hwsim.errors import ConfigError, not_allowed
 from hwsim.layering import GEMMS
 from hwsim.models import TaskError
 
 from . import tasks
+from .experiments import experiment_setting
 from .files import StudyFile, with_place
 from .grid import Point, applied, label, points
-from .schema import Run, Setting, Study, TaskChoice
+from .schema import AnyStudy, ExperimentRun, ExperimentStudy, ReportChoice, Run, Setting, Study, TaskChoice, TrainingRun
 
 LOSSES = ("test_loss", "train_loss")
 
@@ -27,7 +30,7 @@ class Place:
 
     Args:
         id: of the run.
-        datapath: what the study calls the machine.
+        datapath: what the study calls the machine; empty for an experiment.
         seed: of the run.
         settings: the other axes' values.
         part: empty for a point of the grid; in a budget `none`, `all`, `only ROLE` or `all but ROLE` of that datapath.
@@ -44,7 +47,7 @@ class Place:
 class Plan:
     """Every run of a study once, by id, and the places that they take."""
 
-    study: Study
+    study: AnyStudy
     runs: Mapping[str, Run]
     places: tuple[Place, ...]
 
@@ -61,36 +64,87 @@ def expand(file: StudyFile) -> Plan:
         ConfigError: a point that cannot run, two points that are the same run, or a baseline, metric or budget that is none
             of the study's.
     """
-    builder = _Builder(file)
-    grid = [builder.resolved(point) for point in points(file.study, file.document)]
-    builder.check_names(grid)
+    study, document = file.study, file.document
+    grid = _experiments(file, study) if isinstance(study, ExperimentStudy) else _trainings(file, study)
     runs: dict[str, Run] = {}
     places: list[Place] = []
     first: dict[str, str] = {}
     for resolved in grid:
-        for place, run in resolved.runs(file.study.seeds):
+        for place, run in resolved.runs(study.seeds):
             if run.id in runs:
                 message = f"{first[run.id]} and {resolved.point} are the same run; allowed: points that differ"
-                raise ConfigError(file.document.problem(resolved.point.place(("study", "datapath")), message))
+                where = resolved.point.place(("study", study.whole_axes[0]))
+                raise ConfigError(document.problem(where, message))
             runs[run.id], first[run.id] = run, str(resolved.point)
             places.append(place)
-    for resolved in grid:
-        if resolved.machine.name in file.study.report.budget:
-            for part in resolved.budget(file.study.report.budget_epochs):
-                for place, run in part.runs(file.study.seeds):
-                    runs.setdefault(run.id, run)
-                    places.append(place)
-    return Plan(file.study, runs, tuple(places))
+    for part in (part for resolved in grid for part in resolved.budget()):
+        for place, run in part.runs(study.seeds):
+            runs.setdefault(run.id, run)
+            places.append(place)
+    return Plan(study, runs, tuple(places))
+
+
+class _Resolved(Protocol):
+    """A point with its records."""
+
+    @property
+    def point(self) -> Point: ...
+
+    def runs(self, seeds: tuple[int, ...]) -> Iterator[tuple[Place, Run]]:
+        """One run for each seed."""
+        ...
+
+    def budget(self) -> Iterator[_Resolved]:
+        """What the study asks for beside the point itself."""
+        ...
 
 
 @dataclass(frozen=True)
-class _Resolved:
-    """A point with its records."""
+class _Experiment:
+    """A point of an experiment."""
+
+    point: Point
+    parameters: Record
+    threads: int
+
+    def runs(self, seeds: tuple[int, ...]) -> Iterator[tuple[Place, Run]]:
+        """One run for each seed."""
+        for seed in seeds:
+            run = ExperimentRun(experiment=self.parameters, seed=seed, threads=self.threads)
+            yield Place(run.id, "", seed, {axis: label(value) for axis, value in self.point.values.items()}), run
+
+    def budget(self) -> Iterator[_Resolved]:
+        """Nothing: an experiment splits its errors itself."""
+        yield from ()
+
+
+def _experiments(file: StudyFile, study: ExperimentStudy) -> list[_Resolved]:
+    document = file.document
+    base = {key: document.data["study"][key] for key in ("experiment", "threads") if key in document.data["study"]}
+    found: list[_Resolved] = []
+    for point in points(study, document):
+        given = applied(base, point, list(point.values), document)
+        setting = validate(given, experiment_setting(), ("study",), file.catalogue)
+        found.append(_Experiment(point, setting.experiment, setting.threads))
+    return found
+
+
+def _trainings(file: StudyFile, study: Study) -> list[_Resolved]:
+    builder = _Builder(file, study)
+    grid = [builder.resolved(point) for point in points(study, file.document)]
+    builder.check_names(grid)
+    return [*grid]
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A point of a training study."""
 
     point: Point
     setting: Setting
     machine: Datapath
     name: str
+    report: ReportChoice
     part: str = ""
 
     def runs(self, seeds: tuple[int, ...]) -> Iterator[tuple[Place, Run]]:
@@ -98,12 +152,14 @@ class _Resolved:
         others = {axis: label(value) for axis, value in self.point.values.items() if axis != "datapath"}
         common = {key: getattr(self.setting, key) for key in Setting.model_fields}
         for seed in seeds:
-            run = Run(**common, datapath=self.machine, seed=seed)
+            run = TrainingRun(**common, datapath=self.machine, seed=seed)
             yield Place(run.id, self.name, seed, others, self.part), run
 
-    def budget(self, epochs: int | None) -> Iterator[_Resolved]:
-        """The machines that round in some of the roles, trained for so many epochs."""
-        task = self.setting.task.model_copy(update={"epochs": epochs or self.setting.task.epochs})
+    def budget(self) -> Iterator[_Resolved]:
+        """The machines that round in some of the roles, where the study asks for a budget of this one."""
+        if self.name not in self.report.budget:
+            return
+        task = self.setting.task.model_copy(update={"epochs": self.report.budget_epochs or self.setting.task.epochs})
         base = replace(self, setting=self.setting.model_copy(update={"task": task}))
         yield replace(base, machine=twin(self.machine), part="none")
         yield replace(base, part="all")
@@ -115,13 +171,13 @@ class _Resolved:
 class _Builder:
     """Turns points into records, each distinct datapath and task once."""
 
-    def __init__(self, file: StudyFile) -> None:
-        self.study, self.document, self.catalogue = file.study, file.document, file.catalogue
+    def __init__(self, file: StudyFile, study: Study) -> None:
+        self.study, self.document, self.catalogue = study, file.document, file.catalogue
         self.base = {key: file.document.data["study"][key] for key in Setting.model_fields if key in file.document.data["study"]}
         self.machines: dict[str, Datapath] = {}
         self.tasks: dict[str, TaskChoice] = {}
 
-    def resolved(self, point: Point) -> _Resolved:
+    def resolved(self, point: Point) -> _Training:
         """The records of a point.
 
         Raises:
@@ -131,7 +187,8 @@ class _Builder:
         given = applied(self.base, point, names, self.document)
         setting = validate(given, Setting, ("study",), self.catalogue)
         machine = self._machine(point)
-        return _Resolved(point, setting.model_copy(update={"task": self._task(setting.task, point)}), machine, machine.name)
+        complete = setting.model_copy(update={"task": self._task(setting.task, point)})
+        return _Training(point, complete, machine, machine.name, self.study.report)
 
     def _task(self, choice: TaskChoice, point: Point) -> TaskChoice:
         key = content_hash(choice)
@@ -152,17 +209,20 @@ class _Builder:
 
     def _new_machine(self, point: Point, parts: list[str]) -> Datapath:
         place, given = point.place(("study", "datapath")), point.values.get("datapath", self.study.datapath)
-        name = label(given)
-        if isinstance(name, str) and not name:
+        name = given.get("name", "") if isinstance(given, Mapping) else given
+        if not name:
             raise ConfigError(self.document.problem(place, "name: missing; allowed: a name for the tables"))
         if isinstance(given, str) and not parts:
             return with_place(self.document, place, lambda: datapath(given, self.catalogue))
         if isinstance(given, str):
             given = with_place(self.document, place, lambda: self.catalogue.find("datapaths", given)).data
+        if not isinstance(given, Mapping):
+            message = f"got {words(given)}; allowed: a datapath's name, or a mapping with a name"
+            raise ConfigError(self.document.problem(place, message))
         document = applied({"datapath": {**given, "name": name}}, point, parts, self.document)
         return validate(document, Datapath, ("study", "datapath"), self.catalogue, synonyms=dict.fromkeys(GEMMS, "all"))
 
-    def check_names(self, grid: list[_Resolved]) -> None:
+    def check_names(self, grid: list[_Training]) -> None:
         """Refuse names that stand for two machines, and questions about what the study does not have."""
         names = {resolved.name for resolved in grid}
         asked = [(("study", "baseline"), self.study.baseline)] if self.study.baseline else []

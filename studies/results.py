@@ -33,6 +33,12 @@ from places join audit using (id) group by all order by all
 """
 
 
+EXPERIMENT = f"""
+with places as ({PLACES}), metrics as (select * from read_parquet($metrics, union_by_name = true))
+select places.id, places.seed, metrics.* exclude (id) from places join metrics using (id) order by places.id, "row"
+"""
+
+
 def results(folder: Path | str) -> pa.Table:
     """One row for each place, run and epoch: id, datapath, seed, settings (JSON), part, status, steps, seconds, epoch,
     step, metrics.
@@ -43,6 +49,15 @@ def results(folder: Path | str) -> pa.Table:
         StudyError: the folder holds no study, or no finished run.
     """
     return _read(Path(folder), RESULTS, "metrics")
+
+
+def experiment_results(folder: Path | str) -> pa.Table:
+    """One row for each row of each run of an experiment: id, seed, row, and the experiment's own columns.
+
+    Raises:
+        StudyError: as for `results`.
+    """
+    return _read(Path(folder), EXPERIMENT, "metrics")
 
 
 def audits(folder: Path | str) -> pa.Table:

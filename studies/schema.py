@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
+from hwsim.budgets.allocation import CANDIDATES
+from hwsim.budgets.limits import Limits
 from hwsim.casts import CastField
 from hwsim.config import content_hash
 from hwsim.config.record import Record
 from hwsim.datapaths import Datapath
+
+from .weights import QuantizerChoice
 
 MAX_SEED = 2**63
 ID_DIGITS = 12
@@ -99,6 +103,7 @@ class Setting(Record):
 
     task: TaskChoice
     optimizer: OptimizerChoice
+    quantizer: QuantizerChoice | None = None
     threads: Count = 1
 
 
@@ -116,6 +121,24 @@ class ReportChoice(Record):
     budget_epochs: Count | None = None
 
 
+class BudgetChoice(Record):
+    """What `hwsim budget` asks of one step.
+
+    Args:
+        limit: what all casts of a datapath together may change at most.
+        batch_size: samples; by default the task's.
+        draws: how often each seed's stochastic roundings are drawn.
+        samples: label draws behind the curvature of the prediction.
+        candidates: formats that `--allocate` chooses from, cheapest first.
+    """
+
+    limit: Limits = Limits()
+    batch_size: Count | None = None
+    draws: Count = 4
+    samples: Count = 8
+    candidates: Annotated[tuple[str, ...], Field(min_length=2)] = CANDIDATES
+
+
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
     if twice is not None:
@@ -126,40 +149,82 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 Seed = Annotated[int, Field(ge=0, lt=MAX_SEED)]
 
 
-class Study(Record):
-    """A base run, the axes that vary, and what is asked of the results.
+class StudyBase(Record):
+    """What every study says, whatever its runs are.
 
     Args:
         name: of the study and its results folder.
-        task, optimizer, threads: the base run; checked together with the axes' values.
-        datapath: the base run's machine, a name or a mapping, where no axis says otherwise.
-        baseline: the datapath that differences are taken to.
+        threads: of each run.
         grid: dotted paths of the study, each with a list of values; all combinations are run.
         zip: axes of equal length that go in step with one another.
         exclude: points that are not run: mappings from axes to one value or to a list of them.
-        seeds: of weights, data order and stochastic rounding; every point is run with each.
-        report: what to ask of the results.
+        seeds: every point is run with each.
     """
+
+    whole_axes: ClassVar[tuple[str, ...]]
+    """Keys that an axis replaces."""
+    parts: ClassVar[tuple[str, ...]]
+    """Keys that an axis reaches into."""
+    example_axes: ClassVar[str]
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     description: str = ""
-    task: dict[str, Any]
-    optimizer: dict[str, Any]
-    datapath: str | dict[str, Any] = "fp32"
     threads: int = 1
-    baseline: str | None = None
     grid: Axes = Field(default_factory=dict)
     zip: Axes = Field(default_factory=dict)
     exclude: tuple[dict[str, Any], ...] = ()
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = (0, 1, 2)
+
+
+class Study(StudyBase):
+    """A base training run, the axes that vary, and what is asked of the results.
+
+    Args:
+        task, optimizer, quantizer: the base run; checked together with the axes' values.
+        datapath: the base run's machine, a name or a mapping, where no axis says otherwise.
+        baseline: the datapath that differences are taken to.
+        seeds: of weights, data order and stochastic rounding.
+        report: what to ask of the results.
+        budget: what `hwsim budget` asks of one step.
+    """
+
+    whole_axes = ("datapath", "threads", "quantizer")
+    parts = ("task", "optimizer", "quantizer", "datapath")
+    example_axes = "optimizer.lr, task.batch_size, datapath.vector"
+
+    task: dict[str, Any]
+    optimizer: dict[str, Any]
+    quantizer: dict[str, Any] | None = None
+    datapath: str | dict[str, Any] = "fp32"
+    baseline: str | None = None
     report: ReportChoice = ReportChoice()
+    budget: BudgetChoice = BudgetChoice()
 
 
-class Run(Record):
-    """One complete configuration. Its hash leaves out what is for readers only: names, descriptions and sources."""
+class ExperimentStudy(StudyBase):
+    """A base experiment and the axes that vary.
+
+    Args:
+        experiment: `name`, one of `hwsim list experiments`, and its parameters.
+        seeds: of the experiment's random numbers.
+    """
+
+    whole_axes = ("threads",)
+    parts = ("experiment",)
+    example_axes = "experiment.batch_size"
+
+    experiment: dict[str, Any]
+
+
+AnyStudy = Study | ExperimentStudy
+
+
+class TrainingRun(Record):
+    """One complete training. Its hash leaves out what is for readers only: names, descriptions and sources."""
 
     task: TaskChoice
     optimizer: OptimizerChoice
+    quantizer: QuantizerChoice | None = None
     datapath: Datapath
     seed: Seed
     threads: Count = 1
@@ -167,20 +232,36 @@ class Run(Record):
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the canonical configuration."""
-        return content_hash(
-            {
-                "task": self.task,
-                "optimizer": self.optimizer,
-                "datapath": machine(self.datapath),
-                "seed": self.seed,
-                "threads": self.threads,
-            }
-        )
+        # What is not there has no part in the hash, so that an option that is added later leaves old runs their ids.
+        own = {key: getattr(self, key) for key in ("task", "optimizer", "quantizer", "seed", "threads")}
+        said = {key: value for key, value in own.items() if value is not None}
+        return content_hash({**said, "datapath": machine(self.datapath)})
 
     @property
     def id(self) -> str:
         """The first digits of the hash: the name of the run's folder."""
         return self.hash[:ID_DIGITS]
+
+
+class ExperimentRun(Record):
+    """One complete experiment: its parameters, which say its name, and a seed."""
+
+    experiment: SerializeAsAny[Record]
+    seed: Seed
+    threads: Count = 1
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the canonical configuration."""
+        return content_hash({"experiment": self.experiment, "seed": self.seed, "threads": self.threads})
+
+    @property
+    def id(self) -> str:
+        """The first digits of the hash: the name of the run's folder."""
+        return self.hash[:ID_DIGITS]
+
+
+Run = TrainingRun | ExperimentRun
 
 
 def machine(datapath: Datapath) -> dict[str, Any]:

@@ -4,8 +4,8 @@ Files::
 
     study.json                    the study, its plan, and the version of hwsim
     runs/<id>/run.json            configuration, hash, status, where and with what it ran
-    runs/<id>/metrics.parquet     one row an epoch
-    runs/<id>/audit.parquet       one row for each operation that ran
+    runs/<id>/metrics.parquet     one row an epoch, or the rows of an experiment
+    runs/<id>/audit.parquet       one row for each operation that ran in a training
     failures/<id>.json            why a run has no result; gone when it has one
 """
 

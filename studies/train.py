@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from hwsim.casting import apply
 from hwsim.emulator import Machine, emulate
@@ -16,7 +20,8 @@ from hwsim.formats.errors import NanError
 from hwsim.models import Data, Task, batches, initial_model, predict, score
 
 from . import tasks
-from .schema import TORCH_OPTIMIZERS, Run
+from .schema import TORCH_OPTIMIZERS, TrainingRun
+from .weights import Trainee, trainee
 
 
 @dataclass
@@ -49,14 +54,15 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch leaves for the score: the step at its end, the training loss, and the outputs on the test set."""
+    """What an epoch leaves for the score: the step at its end, training loss, outputs on the test set, quantization rate."""
 
     step: int
     train_loss: float
     outputs: Tensor
+    rate: Mapping[str, float]
 
 
-def train(run: Run) -> Outcome:
+def train(run: TrainingRun) -> Outcome:
     """Train a run's task.
 
     Weights, data order and stochastic rounding are functions of the run's seed alone. Evaluation runs the model on the same
@@ -67,10 +73,12 @@ def train(run: Run) -> Outcome:
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         model = initial_model(task, run.seed)
-        optimizer = TORCH_OPTIMIZERS[run.optimizer.name](model.parameters(), **run.optimizer.model_dump(exclude={"name"}))
-        with emulate(model, run.datapath, optimizer=optimizer, seed=run.seed) as machine:
+        make = partial(TORCH_OPTIMIZERS[run.optimizer.name], **run.optimizer.model_dump(exclude={"name"}))
+        steps = run.task.epochs * -(-len(data.train_inputs) // run.task.batch_size)
+        trained = trainee(model, run.quantizer, make, steps)
+        with emulate(model, run.datapath, optimizer=trained.optimizer, seed=run.seed) as machine:
             try:
-                _loop(run, task, data, model, optimizer, outcome, epochs)
+                _loop(run, task, data, model, trained, machine, outcome, epochs)
             except (Diverged, NanError) as error:
                 outcome.status, outcome.reason = "diverged", str(error)
     _score(task, data, epochs, outcome)
@@ -79,8 +87,16 @@ def train(run: Run) -> Outcome:
 
 
 def _loop(
-    run: Run, task: Task, data: Data, model: nn.Module, optimizer: torch.optim.Optimizer, outcome: Outcome, epochs: list[Epoch]
+    run: TrainingRun,
+    task: Task,
+    data: Data,
+    model: nn.Module,
+    trained: Trainee,
+    machine: Machine,
+    outcome: Outcome,
+    epochs: list[Epoch],
 ) -> None:
+    optimizer = trained.optimizer
     for epoch in range(run.task.epochs):
         total = 0.0
         for inputs, targets in batches(data, run.task.batch_size, run.seed, epoch):
@@ -89,15 +105,29 @@ def _loop(
             value = loss.item()
             if not math.isfinite(value):
                 raise Diverged(f"the loss is {value} in step {outcome.steps}")
-            loss.backward()  # type: ignore[no-untyped-call]
+            machine.scale(loss).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             outcome.steps += 1
             total += value * len(inputs)
-        outputs = predict(model, data.test_inputs, run.task.batch_size)
-        epochs.append(Epoch(outcome.steps, total / len(data.train_inputs), outputs))
+        with _as_tested(trained):
+            outputs = predict(model, data.test_inputs, run.task.batch_size)
+        with _disable_current_modes():
+            rate = {} if trained.rate is None else {"quantization_rate": trained.rate()}
+        epochs.append(Epoch(outcome.steps, total / len(data.train_inputs), outputs, rate))
 
 
-def _labels(run: Run, targets: Tensor, step: int) -> Tensor:
+@contextmanager
+def _as_tested(trained: Trainee) -> Iterator[None]:
+    """The model as it is tested; changing it and back is no work of the machine's."""
+    with ExitStack() as stack:
+        with _disable_current_modes():
+            testing = stack.enter_context(trained.testing())
+        yield testing
+        with _disable_current_modes():
+            stack.close()
+
+
+def _labels(run: TrainingRun, targets: Tensor, step: int) -> Tensor:
     return targets if run.task.labels is None else apply(run.task.labels, targets, Draw(run.seed, "labels", step))
 
 
@@ -105,7 +135,14 @@ def _score(task: Task, data: Data, epochs: list[Epoch], outcome: Outcome) -> Non
     for number, epoch in enumerate(epochs):
         scores = score(task, epoch.outputs, data.test_targets)
         test_loss = scores.pop("loss")
-        row = {"epoch": number, "step": epoch.step, "train_loss": epoch.train_loss, "test_loss": test_loss, **scores}
+        row = {
+            "epoch": number,
+            "step": epoch.step,
+            "train_loss": epoch.train_loss,
+            "test_loss": test_loss,
+            **scores,
+            **epoch.rate,
+        }
         outcome.metrics.append(row)
         if not math.isfinite(test_loss) and outcome.status == "done":
             outcome.status, outcome.reason = "diverged", f"the test loss is {test_loss} after step {epoch.step}"

@@ -1,4 +1,4 @@
-"""What a worker does with one run: train it and store what came of it."""
+"""What a worker does with one run: perform it and store what came of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numba
 import pyarrow as pa
 import torch
 
-from .schema import Run
+from .experiments import Row, experiments
+from .schema import ExperimentRun, Run, TrainingRun
 from .store import Store
 from .train import Outcome, train
 
@@ -54,8 +55,17 @@ class Finished:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class _Result:
+    """What a run came to: its part of `run.json`, and its tables."""
+
+    status: Status
+    record: Mapping[str, Any]
+    tables: Mapping[str, pa.Table]
+
+
 def perform(run: Run, folder: Path, provenance: Mapping[str, Any]) -> Finished:
-    """Train one run and store its result; a failure is stored as one, and returned.
+    """Perform one run and store its result; a failure is stored as one, and returned.
 
     Threads are set to the run's own number, so that its result is the same on every executor.
     """
@@ -63,17 +73,17 @@ def perform(run: Run, folder: Path, provenance: Mapping[str, Any]) -> Finished:
     try:
         torch.set_num_threads(run.threads)
         numba.set_num_threads(min(run.threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        outcome = train(run)
+        result = _measured(run) if isinstance(run, ExperimentRun) else _trained(run)
         seconds = time.perf_counter() - clock
-        record = _record(run, outcome) | {"seconds": seconds, "started": started.isoformat(), **provenance}
-        store.save(run.id, record, {"metrics": metrics_table(run, outcome), "audit": audit_table(run, outcome)})
+        record = {**_identity(run), **result.record, "seconds": seconds, "started": started.isoformat(), **provenance}
+        store.save(run.id, record, result.tables)
     # Whatever a run dies of is that run's failure: the rest of the study goes on.
     except Exception as error:
         seconds = time.perf_counter() - clock
         text = f"{type(error).__name__}: {error}"
         failure = {"id": run.id, "error": text, "traceback": traceback.format_exc(), "run": run.model_dump(mode="json")}
         return _failed(store, run.id, {**failure, **provenance}, seconds)
-    return Finished(run.id, outcome.status, seconds)
+    return Finished(run.id, result.status, seconds)
 
 
 def _failed(store: Store, id: str, failure: Mapping[str, Any], seconds: float) -> Finished:
@@ -84,21 +94,38 @@ def _failed(store: Store, id: str, failure: Mapping[str, Any], seconds: float) -
     return Finished(id, "failed", seconds, failure["error"])
 
 
-def _record(run: Run, outcome: Outcome) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "hash": run.hash,
+def _identity(run: Run) -> dict[str, Any]:
+    return {"id": run.id, "hash": run.hash, "threads": run.threads, "run": run.model_dump(mode="json")}
+
+
+def _trained(run: TrainingRun) -> _Result:
+    outcome = train(run)
+    record = {
         "status": outcome.status,
         "steps": outcome.steps,
         "reason": outcome.reason,
         "coverage": outcome.coverage,
         "data_checksum": outcome.checksum,
-        "threads": run.threads,
-        "run": run.model_dump(mode="json"),
     }
+    return _Result(outcome.status, record, {"metrics": metrics_table(run, outcome), "audit": audit_table(run, outcome)})
 
 
-def metrics_table(run: Run, outcome: Outcome) -> pa.Table:
+def _measured(run: ExperimentRun) -> _Result:
+    name: str = run.experiment.name  # type: ignore[attr-defined]
+    found = experiments()[name].rows(run.experiment, run.seed)
+    return _Result("done", {"status": "done"}, {"metrics": rows_table(run, found)})
+
+
+def rows_table(run: ExperimentRun, rows: list[Row]) -> pa.Table:
+    """The rows of an experiment with their number, in the columns that any of them has."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    arrays = {name: pa.array([row.get(name) for row in rows]) for name in columns}
+    # A column of nothing but None says nothing about its type; numbers are the likeliest in the other runs.
+    typed = {name: array.cast(pa.float64()) if pa.types.is_null(array.type) else array for name, array in arrays.items()}
+    return pa.table({"id": pa.array([run.id] * len(rows), pa.string()), "row": pa.array(range(len(rows)), pa.int64()), **typed})
+
+
+def metrics_table(run: TrainingRun, outcome: Outcome) -> pa.Table:
     """One row an epoch; a run that ended before has the columns all the same."""
     columns = dict.fromkeys(("train_loss", "test_loss", *(name for row in outcome.metrics for name in row)))
     floats = [(name, pa.float64()) for name in columns if name not in ("epoch", "step")]
@@ -106,6 +133,6 @@ def metrics_table(run: Run, outcome: Outcome) -> pa.Table:
     return pa.Table.from_pylist([{"id": run.id, **row} for row in outcome.metrics], schema=schema)
 
 
-def audit_table(run: Run, outcome: Outcome) -> pa.Table:
+def audit_table(run: TrainingRun, outcome: Outcome) -> pa.Table:
     """The emulator's audit, one row for each operation."""
     return pa.Table.from_pylist([{"id": run.id, **row} for row in outcome.audit], schema=AUDIT_SCHEMA)

@@ -1,4 +1,4 @@
-"""Where runs are performed: an executor takes runs and hands back what came of each, in the order in which they end."""
+"""Processes of this machine."""
 
 from __future__ import annotations
 
@@ -7,39 +7,14 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
-from functools import cache
-from importlib.metadata import entry_points
 from multiprocessing.connection import Connection, wait
-from types import MappingProxyType
-from typing import Protocol
 
-from hwsim.errors import StudyError
-
-from .provenance import cores
-from .schema import Run
-from .worker import Finished
-
-ENTRY_POINTS = "hwsim.executors"
-Work = Callable[[Run], Finished]
-"""Performs one run and stores its result; it can be pickled, and may be called in any process."""
-
-
-class Executor(Protocol):
-    """Performs runs somewhere.
-
-    Args of an executor's constructor: `workers`, how many runs at a time, or None for its own choice.
-    """
-
-    workers: int
-
-    def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
-        """Perform the runs; results come as they are ready. Closing the generator ends the workers.
-
-        A run whose worker dies is `failed`, and the others go on.
-        """
-        ...
+from ..provenance import cores
+from ..schema import Run
+from ..worker import Finished
+from .executor import Work
 
 
 class Local:
@@ -135,18 +110,3 @@ def _death(exitcode: int | None) -> str:
         return f"the worker ended with exit code {exitcode}"
     name = signal.Signals(-exitcode).name
     return f"the worker was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-
-
-@cache
-def executors() -> Mapping[str, Callable[[int | None], Executor]]:
-    """The executors by name: `local`, then those of the entry-point group `hwsim.executors`.
-
-    Raises:
-        StudyError: a plug-in takes a name that exists.
-    """
-    found: dict[str, Callable[[int | None], Executor]] = {"local": Local}
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name in found:
-            raise StudyError(f"executor: {entry.name!r} of {entry.value} exists already; allowed: a new name")
-        found[entry.name] = entry.load()
-    return MappingProxyType(found)

@@ -1,7 +1,9 @@
 """What a study's results say: the comparison, the error budgets, one page, and tables for other programs."""
 
+from .experiments import ExperimentReport
+from .loading import load_report
 from .page import write_page
-from .summary import Comparison, Report, load_report
+from .summary import Comparison, Report
 from .texts import as_csv, as_json, as_latex, as_tables
 
-__all__ = ["Comparison", "Report", "as_csv", "as_json", "as_latex", "as_tables", "load_report", "write_page"]
+__all__ = ["Comparison", "ExperimentReport", "Report", "as_csv", "as_json", "as_latex", "as_tables", "load_report", "write_page"]

@@ -7,11 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..store import write_file
-from .plots import budget_bars, curves, ends
+from .costs import cost_rows, costs
+from .experiments import ExperimentReport
+from .plots import budget_bars, curves, ends, experiment_plot, front_plot
 from .summary import Report
 from .texts import budget_rows, budget_title, comparison_rows
 
@@ -19,7 +21,7 @@ HERE = Path(__file__).parent
 PAGE = "report.html"
 
 
-def write_page(report: Report) -> Path:
+def write_page(report: Report | ExperimentReport) -> Path:
     """Write `report.html` into the study's folder, and say where it is.
 
     Raises:
@@ -30,24 +32,35 @@ def write_page(report: Report) -> Path:
     return path
 
 
-def page(report: Report) -> str:
+def page(report: Report | ExperimentReport) -> str:
     """The page. Every text in it is escaped; plots are the only markup that is taken as it is."""
+    parts = _experiment(report) if isinstance(report, ExperimentReport) else _trainings(report)
+    common = {"report": report, "study": report.study, "style": Markup(_asset("page.css")), "script": Markup(_asset("page.js"))}
+    return _environment().get_template("page.html").render(**common, **parts)
+
+
+def _experiment(report: ExperimentReport) -> dict[str, Any]:
+    section = report.section
+    plots = [(plot.caption, Markup(experiment_plot(plot))) for plot in section.plots]
+    return {"body": "experiment.html", "provenance": report.record, "tables": section.tables, "plots": plots}
+
+
+def _trainings(report: Report) -> dict[str, Any]:
+    found = costs(report)
     metrics = dict.fromkeys(name for name in (report.metric, "test_loss", "train_loss") if name in report.metrics)
-    template = _environment().from_string(_asset("page.html"))
-    return template.render(
-        report=report,
-        study=report.study,
-        style=Markup(_asset("page.css")),
-        script=Markup(_asset("page.js")),
-        comparison=comparison_rows(report),
-        ends=Markup(ends(report)),
-        curves=[(metric, Markup(curves(report, metric))) for metric in metrics],
-        budgets=[(budget_title(budget), budget_rows(budget), Markup(budget_bars(budget))) for budget in report.budgets],
-        machines=machine_rows(report),
-        audit=audit_rows(report),
-        native=[name for name, record in report.records.items() if is_native(record)],
-        provenance=next(iter(report.records.values())),
-    )
+    return {
+        "body": "trainings.html",
+        "provenance": next(iter(report.records.values())),
+        "comparison": comparison_rows(report),
+        "ends": Markup(ends(report)),
+        "curves": [(metric, Markup(curves(report, metric))) for metric in metrics],
+        "budgets": [(budget_title(budget), budget_rows(budget), Markup(budget_bars(budget))) for budget in report.budgets],
+        "costs": cost_rows(report, found),
+        "fronts": [(table, Markup(front_plot(report, table))) for table in found if table.values],
+        "machines": machine_rows(report),
+        "audit": audit_rows(report),
+        "native": [name for name, record in report.records.items() if is_native(record)],
+    }
 
 
 def machine_rows(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -81,4 +94,6 @@ def _asset(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )

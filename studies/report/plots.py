@@ -12,7 +12,9 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..experiments import Plot
 from .budgets import Budget
+from .costs import Costs
 from .statistics import Unit
 from .summary import Comparison, Report, Series
 
@@ -22,6 +24,7 @@ INK = "#010203"
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb7700", "#777777", "#009988", "#cc3311")
 """Paul Tol's bright scheme, and two more of his vibrant one (SRON technical note SRON/EPS/TN/09-002)."""
 
+STYLES: dict[str, tuple[str, str]] = {"line": ("-", "."), "dashes": ("--", ""), "dots": (":", ""), "points": ("", "o")}
 WHISKER = {"ecolor": INK, "lw": 1}
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -51,6 +54,55 @@ def budget_bars(budget: Budget) -> str:
     """The change that each role makes alone, and the one that is left without it."""
     height = 1.0 + 0.45 * (len(budget.rows) + 1)
     return _drawn(f"budget of {budget.name}, {budget.metric}", (7.0, height), lambda figure: _budget(figure, budget))
+
+
+def experiment_plot(plot: Plot) -> str:
+    """The panels of an experiment's plot, side by side in rows of two."""
+    columns = min(len(plot.panels), 2)
+    rows = -(-len(plot.panels) // 2)
+    return _drawn(plot.caption, (7.0 if columns == 1 else 9.5, 3.6 * rows), lambda figure: _panels(figure, plot, rows, columns))
+
+
+def front_plot(report: Report, costs: Costs) -> str:
+    """The metric against one table's cost; a line joins the datapaths that no other beats in both."""
+    name = f"{report.metric} against {costs.name}"
+    return _drawn(name, (7.0, 3.6), lambda figure: _front(figure, report, costs))
+
+
+def _front(figure: Figure, report: Report, costs: Costs) -> None:
+    axes = figure.add_subplot()
+    factor = report.unit.factor
+    line = []
+    for i, row in enumerate(report.comparisons):
+        name = row.series.datapath
+        if row.value.count and name in costs.values:
+            x, y = costs.values[name], factor * row.value.mean
+            error = 0.0 if math.isnan(row.value.deviation) else factor * row.value.deviation
+            axes.errorbar(x, y, yerr=error, fmt="D" if name in costs.front else "o", color=COLOURS[i % len(COLOURS)], capsize=3)
+            axes.annotate(row.series.name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8, color=INK)
+            if name in costs.front:
+                line.append((x, y))
+    axes.plot(*zip(*sorted(line), strict=True) if line else ([], []), color=INK, linewidth=0.8, linestyle="--")
+    axes.set_xscale("log")
+    axes.set_xlabel(f"multiply-adds of one training, {costs.name} ({costs.unit}, {costs.node})")
+    axes.set_ylabel(report.unit.label)
+
+
+def _panels(figure: Figure, plot: Plot, rows: int, columns: int) -> None:
+    for number, panel in enumerate(plot.panels, 1):
+        axes = figure.add_subplot(rows, columns, number)
+        for i, line in enumerate(panel.lines):
+            form, marker = STYLES[line.style]
+            colour = COLOURS[(i if line.colour is None else line.colour) % len(COLOURS)]
+            options: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": form, "markersize": 4, "label": line.label}
+            if line.errors:
+                axes.errorbar(line.x, line.y, yerr=line.errors, capsize=2, **options)
+            else:
+                axes.plot(line.x, line.y, **options)
+        axes.set_xscale("log" if panel.x_log else "linear")
+        axes.set_yscale("log" if panel.y_log else "linear")
+        axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+        axes.legend(fontsize=7, frameon=False)
 
 
 def _curves(figure: Figure, grid: tuple[Series, ...], unit: Unit) -> None:

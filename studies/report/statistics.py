@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-PERCENT = ("accuracy",)
+PERCENT = ("accuracy", "quantization_rate")
 
 
 @dataclass(frozen=True)

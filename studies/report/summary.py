@@ -184,8 +184,8 @@ class Report:
         return ", ".join(names)
 
 
-def load_report(folder: Path) -> Report:
-    """Read a study's results.
+def load_trainings(folder: Path) -> Report:
+    """Read the results of a study of training runs.
 
     Raises:
         StudyError: the folder holds no study, or no finished run.

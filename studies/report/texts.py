@@ -6,27 +6,39 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from ..experiments import Table as Facts
 from .budgets import Budget
+from .experiments import ExperimentReport
 from .statistics import Spread, Unit
 from .summary import Report
 
 LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"} | {"±": "$\\pm$", "\\": "\\textbackslash{}"})
 
 
-def as_tables(report: Report) -> Iterable[RenderableType]:
-    """The headline, the comparison and the budgets, for the terminal."""
+AnyReport = Report | ExperimentReport
+
+
+def as_tables(report: AnyReport) -> Iterable[RenderableType]:
+    """The headline and the tables, for the terminal."""
     yield escape(report.headline)
-    header, rows = comparison_rows(report)
-    yield _table(f"{report.study['name']}: {report.metric} over {len(report.study['seeds'])} seeds", header, rows)
-    for budget in report.budgets:
-        yield _table(budget_title(budget), *budget_rows(budget))
+    for table in tables(report):
+        yield _table(table.title, table.header, table.rows)
+
+
+def tables(report: AnyReport) -> list[Facts]:
+    """The tables of an experiment, or the comparison and the budgets of trainings."""
+    if isinstance(report, ExperimentReport):
+        return [*report.section.tables]
+    title = f"{report.study['name']}: {report.metric} over {len(report.study['seeds'])} seeds"
+    budgets = [Facts(budget_title(budget), *budget_rows(budget)) for budget in report.budgets]
+    return [Facts(title, *comparison_rows(report)), *budgets]
 
 
 def comparison_rows(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -58,8 +70,24 @@ def budget_rows(budget: Budget) -> tuple[list[str], list[list[str]]]:
     return ["role", "alone", "all but it", "interaction"], rows
 
 
-def as_csv(report: Report) -> str:
-    """One line for each run of the grid and the budgets, with its last epoch; the same text for the same results."""
+def as_csv(report: AnyReport) -> str:
+    """One line for each run of the grid and the budgets, with its last epoch, or for each row of an experiment.
+
+    The text is the same for the same results.
+    """
+    return _rows_as_csv(report) if isinstance(report, ExperimentReport) else _runs_as_csv(report)
+
+
+def _rows_as_csv(report: ExperimentReport) -> str:
+    columns = list(dict.fromkeys(name for row in report.rows for name in row if name != "name"))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([row.get(name) for name in columns] for row in report.rows)
+    return stream.getvalue()
+
+
+def _runs_as_csv(report: Report) -> str:
     axes = list(dict.fromkeys(axis for series in report.series for axis in series.settings))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -73,8 +101,22 @@ def as_csv(report: Report) -> str:
     return stream.getvalue()
 
 
-def as_json(report: Report) -> str:
-    """Headline, comparison and budgets; what is no number is null."""
+def as_json(report: AnyReport) -> str:
+    """Headline, and an experiment's tables, or comparison and budgets; what is no number is null."""
+    found = _experiment(report) if isinstance(report, ExperimentReport) else _trainings(report)
+    whole = {"study": report.study["name"], "headline": report.headline, **found, "missing": report.missing}
+    return json.dumps(whole, indent=1, allow_nan=False)
+
+
+def _experiment(report: ExperimentReport) -> dict[str, Any]:
+    found = [
+        {"title": table.title, "header": list(table.header), "rows": [list(row) for row in table.rows]}
+        for table in tables(report)
+    ]
+    return {"experiment": report.study["experiment"], "tables": found}
+
+
+def _trainings(report: Report) -> dict[str, Any]:
     comparison = [
         {
             "datapath": row.series.datapath,
@@ -101,32 +143,22 @@ def as_json(report: Report) -> str:
         }
         for budget in report.budgets
     ]
-    whole = {
-        "study": report.study["name"],
-        "headline": report.headline,
-        "metric": report.metric,
-        "baseline": report.study["baseline"],
-        "comparison": comparison,
-        "budgets": budgets,
-        "missing": report.missing,
-    }
-    return json.dumps(whole, indent=1, allow_nan=False)
+    return {"metric": report.metric, "baseline": report.study["baseline"], "comparison": comparison, "budgets": budgets}
 
 
-def as_latex(report: Report) -> str:
-    """The comparison and the budgets as `tabular`s for the booktabs package."""
-    tables = [comparison_rows(report), *(budget_rows(budget) for budget in report.budgets)]
-    return "\n".join(_tabular(header, rows) for header, rows in tables)
+def as_latex(report: AnyReport) -> str:
+    """The tables as `tabular`s for the booktabs package."""
+    return "\n".join(_tabular(table.header, table.rows) for table in tables(report))
 
 
-def _tabular(header: list[str], rows: list[list[str]]) -> str:
+def _tabular(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in (header, *rows)]
     columns = "l" + "r" * (len(header) - 1)
     body = "\n".join(lines[1:])
     return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines[0]}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
-def _table(title: str, header: list[str], rows: list[list[str]]) -> Table:
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for i, name in enumerate(header):
         table.add_column(name, justify="right" if i else "left")

@@ -11,13 +11,13 @@ from study_cases import plan_of
 import hwsim
 from hwsim.models import batches, evaluate, initial_model
 from hwsim.studies import tasks
-from hwsim.studies.schema import Run
+from hwsim.studies.schema import TrainingRun
 from hwsim.studies.store import Store
 from hwsim.studies.train import train
 from hwsim.studies.worker import perform
 
 
-def run_of(datapath: str = "fp32", seed: int = 0, lr: float = 0.1) -> Run:
+def run_of(datapath: str = "fp32", seed: int = 0, lr: float = 0.1) -> TrainingRun:
     plan = plan_of(("lr: 0.1", f"lr: {lr}"))
     place = next(place for place in plan.places if (place.datapath, place.seed) == (datapath, seed))
     return plan.runs[place.id]
@@ -99,7 +99,7 @@ def test_a_performed_run_is_stored_with_all_that_repeats_it(tmp_path: Path) -> N
     finished = perform(run, tmp_path, {"command": "hwsim run tiny.yaml"})
     assert (finished.id, finished.status) == (run.id, "done")
     record = Store(tmp_path).record(run.id)
-    assert Run.model_validate_json(json.dumps(record["run"])).hash == run.hash == record["hash"]
+    assert TrainingRun.model_validate_json(json.dumps(record["run"])).hash == run.hash == record["hash"]
     assert record["command"] == "hwsim run tiny.yaml"
     assert record["data_checksum"] == tasks.data(run.task).checksum
     (row,) = pq.read_table(tmp_path / "runs" / run.id / "metrics.parquet").to_pylist()

@@ -1,0 +1,34 @@
+"""What `hwsim bench NAME` measures: one function for each name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from hwsim.errors import ConfigError, not_allowed
+
+from . import formats, macs, training
+from .macs import Rates
+from .measurement import Measurement
+
+BENCHMARKS: Mapping[str, Callable[[int], Measurement | Rates]] = {
+    "formats": formats.measure,
+    "mac": macs.measure,
+    "parq": training.step,
+    "prox": training.maps,
+    "regression": training.regression,
+}
+"""Each takes the number of rounds."""
+
+
+def benchmark(name: str) -> Callable[[int], Measurement | Rates]:
+    """The benchmark of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(not_allowed("bench", name, BENCHMARKS))
+    return BENCHMARKS[name]
+
+
+__all__ = ["BENCHMARKS", "Measurement", "Rates", "benchmark"]

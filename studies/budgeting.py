@@ -1,0 +1,183 @@
+"""`hwsim budget`: the error budget of a training step, in a model that was trained in full precision as a study says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hwsim.budgets import Budget, budget
+from hwsim.budgets.allocation import Allocation, allocate
+from hwsim.budgets.limits import Verdict, verdicts
+from hwsim.budgets.machines import roles
+from hwsim.budgets.table import finite, merged
+from hwsim.budgets.twins import Twin
+from hwsim.errors import ConfigError, not_allowed
+from hwsim.models import Task, batches, initial_model
+
+from . import tasks
+from .files import StudyFile
+from .plan import expand
+from .schema import TORCH_OPTIMIZERS, Study, TrainingRun
+from .store import write_file
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model at the end of a run's training without any rounding, its optimizer, and the next batch."""
+
+    task: Task
+    model: nn.Module
+    optimizer: Optimizer
+    batch: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class StudyBudget:
+    """The budget of one datapath of a study over its seeds, and how it stands to the study's limits."""
+
+    budget: Budget
+    verdicts: tuple[Verdict, ...]
+
+
+def study_budgets(file: StudyFile, names: Sequence[str] = (), *, causes: bool = True) -> list[StudyBudget]:
+    """The budgets of a study's datapaths, each at the first point of the grid that has it, over the study's seeds.
+
+    Args:
+        file: a study of trainings.
+        names: of datapaths; by default those of `report.budget`, else all that round.
+        causes: whether each cast is split by cause.
+
+    Raises:
+        ConfigError: no study of trainings, or a datapath that it does not have or that rounds nowhere.
+    """
+    study = _training_study(file)
+    found = []
+    for runs in _runs(file, names):
+        budgets = []
+        for run in runs:
+            trained = trained_in_full(run, study.budget.batch_size)
+            budgets.append(
+                budget(
+                    trained.model,
+                    trained.task.loss,
+                    trained.batch,
+                    run.datapath,
+                    optimizer=trained.optimizer,
+                    seeds=[run.seed],
+                    draws=study.budget.draws,
+                    samples=study.budget.samples,
+                    causes=causes,
+                )
+            )
+        together = merged(budgets)
+        found.append(StudyBudget(together, verdicts(together, study.budget.limit)))
+    return found
+
+
+def allocation(file: StudyFile, name: str) -> Allocation:
+    """The cheapest formats for a study's task that keep its limit on the loss.
+
+    Raises:
+        ConfigError: the study names no such limit.
+    """
+    study = _training_study(file)
+    limit = study.budget.limit.loss
+    if limit is None:
+        raise ConfigError(
+            f"{file.document.name}: study.budget.limit.loss: missing; allowed with --allocate: a number, or `0.5 %`"
+        )
+    plan = expand(file)
+    run = next(run for run in plan.runs.values() if isinstance(run, TrainingRun))
+    trained = trained_in_full(run, study.budget.batch_size)
+    twin = Twin(trained.model, trained.task.loss, trained.batch, trained.optimizer, torch.float64)
+    base = twin.step(run.datapath, {}, run.seed, stepping=False)[0].loss
+    allowed = limit.value * (abs(base) if limit.relative else 1.0)
+    return allocate(twin, name, allowed, study.budget.candidates, run.seed, study.budget.samples)
+
+
+def write_datapath(found: Allocation, path: Path) -> None:
+    """Write an allocation as a datapath file that studies can use."""
+    text = f"{found.bits:.2f} bits an operand; changes the loss of the batch by {found.measured:+.3g} (limit {found.limit:.3g})."
+    declared = {"datapath": {"description": text, **{key: value for key, value in found.datapath.items() if key != "name"}}}
+    write_file(path, yaml.safe_dump(declared, sort_keys=False, allow_unicode=True))
+
+
+def allocation_text(found: Allocation, path: Path, as_object: bool) -> str:
+    """What was proposed, in a sentence or as JSON."""
+    if as_object:
+        return json.dumps(finite({**found.model_dump(), "within": found.within, "path": str(path)}), indent=1, allow_nan=False)
+    kept = "within" if found.within else "BEYOND"
+    return (
+        f"{path}: {found.bits:.2f} bits an operand; changes the loss by {found.measured:+.3g} (predicted at most "
+        f"{found.predicted:.3g}), {kept} the limit {found.limit:.3g}"
+    )
+
+
+def as_json(budgets: Sequence[StudyBudget]) -> str:
+    """`{"rows": [...], "totals": [...], "budgets": [...]}`: all datapaths' rows in one list; what is no number is null."""
+    whole = {
+        "rows": [asdict(row) for one in budgets for row in one.budget.rows],
+        "totals": [asdict(row) for one in budgets for row in one.budget.totals],
+        "budgets": [
+            {
+                "datapath": one.budget.datapath,
+                "headline": one.budget.headline,
+                "loss": one.budget.loss,
+                "loss_after_step": one.budget.after,
+                "rank_correlation": one.budget.rank_correlation,
+                "limits": [verdict.model_dump() for verdict in one.verdicts],
+                "facts": {port: asdict(found) for port, found in one.budget.facts.items()},
+            }
+            for one in budgets
+        ],
+    }
+    return json.dumps(finite(whole), indent=1, allow_nan=False)
+
+
+def trained_in_full(run: TrainingRun, batch_size: int | None = None) -> Trained:
+    """Train a run's task with its own weights, order of data and optimizer, and no rounding."""
+    task, data = tasks.build(run.task), tasks.data(run.task)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        model = initial_model(task, run.seed)
+        optimizer = TORCH_OPTIMIZERS[run.optimizer.name](model.parameters(), **run.optimizer.model_dump(exclude={"name"}))
+        for epoch in range(run.task.epochs):
+            for inputs, targets in batches(data, run.task.batch_size, run.seed, epoch):
+                optimizer.zero_grad()
+                task.loss(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+    optimizer.zero_grad()
+    return Trained(task, model, optimizer, next(batches(data, batch_size or run.task.batch_size, run.seed, run.task.epochs)))
+
+
+def _training_study(file: StudyFile) -> Study:
+    if not isinstance(file.study, Study):
+        raise ConfigError(f"{file.document.name}: got a study of experiments; allowed: a study of trainings")
+    return file.study
+
+
+def _runs(file: StudyFile, names: Sequence[str]) -> list[list[TrainingRun]]:
+    """For each datapath, the runs of its first point, by seed."""
+    plan, study = expand(file), _training_study(file)
+    first: dict[str, list[TrainingRun]] = {}
+    settings: dict[str, object] = {}
+    for place in plan.places:
+        run = plan.runs[place.id]
+        if (
+            not place.part
+            and isinstance(run, TrainingRun)
+            and settings.setdefault(place.datapath, place.settings) == place.settings
+        ):
+            first.setdefault(place.datapath, []).append(run)
+    rounding = [name for name, runs in first.items() if roles(runs[0].datapath)]
+    for name in names:
+        if name not in rounding:
+            raise ConfigError(f"budget: {not_allowed('datapath', name, rounding)} (the datapaths of this study that round)")
+    return [first[name] for name in names or study.report.budget or rounding]

@@ -1,0 +1,182 @@
+"""`hwsim compare`: studies, or single datapaths of them, side by side; datapaths by what they declare."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.markup import escape
+from rich.table import Table
+from scipy import stats
+
+from hwsim.budgets.lockstep import Divergence, first_difference
+from hwsim.catalogue import Catalogue
+from hwsim.datapaths import Datapath, datapath
+from hwsim.errors import ConfigError, not_allowed
+from hwsim.macs.trace import as_text, trace
+from hwsim.models import batches, initial_model
+
+from . import tasks
+from .files import StudyFile
+from .plan import expand
+from .report.loading import load_report
+from .report.statistics import paired
+from .report.summary import Report, Series
+from .schema import TORCH_OPTIMIZERS, TrainingRun, machine
+
+CONFIDENCE = 0.95
+STUDY_FILE = "study.json"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One series less another, seed by seed.
+
+    Args:
+        a, b: what is compared.
+        metric: after the last epoch.
+        seeds: how many both have.
+        difference: the mean of b - a.
+        low, high: its confidence interval (Student's t); NaN below two seeds.
+        p: of the paired t-test of no difference; NaN below two seeds, 0 or 1 where all differences are equal.
+    """
+
+    a: str
+    b: str
+    metric: str
+    seeds: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def difference(a: str, b: str, metric: str, first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
+    """The paired comparison of two sets of values by seed."""
+    changes = list(paired(second, first).values())
+    count = len(changes)
+    mean = sum(changes) / count if count else math.nan
+    if count < 2:
+        return Difference(a, b, metric, count, mean, math.nan, math.nan, math.nan)
+    error = math.sqrt(sum((change - mean) ** 2 for change in changes) / (count - 1) / count)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
+    return Difference(a, b, metric, count, mean, mean - half, mean + half, p)
+
+
+def compare(names: Sequence[str]) -> list[Difference]:
+    """The first of several results with each of the others.
+
+    A name is a results folder, or FOLDER:DATAPATH for one datapath of it. Whole folders are compared datapath by datapath where
+    both have one with the same settings, single datapaths with one another whatever they are called.
+
+    Raises:
+        ConfigError: fewer than two names, nothing in common, or a datapath that a folder does not have.
+        StudyError: a folder without results.
+    """
+    if len(names) < 2:
+        raise ConfigError(f"compare: got {len(names)} name; allowed: two or more")
+    (first, own), *others = [_found(name) for name in names]
+    rows: list[Difference] = []
+    for report, series in others:
+        if first.metric != report.metric:
+            raise ConfigError(f"compare: got the metrics {first.metric} and {report.metric}; allowed: studies of one metric")
+        for a, b in itertools.product(own, series):
+            if len(own) == len(series) == 1 or (a.datapath, a.settings) == (b.datapath, b.settings):
+                left, right = (f"{one.folder.name}: {run.name}" for one, run in ((first, a), (report, b)))
+                rows.append(difference(left, right, first.metric, a.final(first.metric), b.final(first.metric)))
+    if not rows:
+        raise ConfigError(
+            f"compare: {first.folder} has no datapath in common with the others; allowed: FOLDER:DATAPATH to name them"
+        )
+    return rows
+
+
+def compare_datapaths(names: Sequence[str]) -> list[tuple[str, str, list[str]]]:
+    """For the first of several datapaths and each other: one line for each leaf in which their declarations differ."""
+    machines = {name: machine(datapath(name)) for name in names}
+    first, *others = names
+    return [(first, name, _leaves(machines[first], machines[name], "")) for name in others]
+
+
+def are_datapaths(names: Sequence[str]) -> bool:
+    """Whether all names are shipped datapaths or datapath files, and none a folder."""
+    known = Catalogue().names("datapaths")
+    return all(not Path(name).is_dir() and (name in known or name.endswith((".yaml", ".yml"))) for name in names)
+
+
+def as_rows(found: Sequence[Difference]) -> list[dict[str, Any]]:
+    """The differences as data; what is no number is None."""
+    rows = [asdict(row) for row in found]
+    return [
+        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        for row in rows
+    ]
+
+
+def as_table(found: Sequence[Difference]) -> Table:
+    """The differences for the terminal."""
+    table = Table("a", "b", f"{found[0].metric}: b - a", f"{CONFIDENCE:.0%} interval", "p", "seeds")
+    for row in found:
+        interval = "-" if math.isnan(row.low) else f"{row.low:+.4g} .. {row.high:+.4g}"
+        p = "-" if math.isnan(row.p) else f"{row.p:.2g}"
+        table.add_row(escape(row.a), escape(row.b), f"{row.difference:+.4g}", interval, p, str(row.seeds))
+    return table
+
+
+def _found(name: str) -> tuple[Report, list[Series]]:
+    folder, colon, chosen = name.rpartition(":")
+    if not colon or (Path(name) / STUDY_FILE).exists():
+        folder, chosen = name, ""
+    report = load_report(Path(folder))
+    if not isinstance(report, Report):
+        raise ConfigError(f"compare: {folder} holds experiments; allowed: studies of trainings")
+    series = [one for one in report.grid if not chosen or one.datapath == chosen]
+    if not series:
+        raise ConfigError(f"compare: {folder}: {not_allowed('datapath', chosen, [one.datapath for one in report.grid])}")
+    return report, series
+
+
+def _leaves(a: Any, b: Any, path: str) -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = [*a, *(key for key in b if key not in a)]
+        return [line for key in keys for line in _leaves(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if a == b else [f"{path}: {a} | {b}"]
+
+
+def diff(names: tuple[str, str], study: StudyFile, steps: int, seed: int) -> str:
+    """Two datapaths in lock step on a study's task: the first number that differs, and its dot product on emulated units.
+
+    Raises:
+        ConfigError: no such datapath, or a study of experiments.
+    """
+    run = next(iter(expand(study).runs.values()))
+    if not isinstance(run, TrainingRun):
+        raise ConfigError(f"{study.document.name}: got a study of experiments; allowed: a study of trainings")
+    machines = [datapath(name, study.catalogue) for name in names]
+    task, data = tasks.build(run.task), tasks.data(run.task)
+    make: Any = partial(TORCH_OPTIMIZERS[run.optimizer.name], **run.optimizer.model_dump(exclude={"name"}))
+    chosen = itertools.islice(batches(data, run.task.batch_size, seed, 0), steps)
+    model = initial_model(task, seed)
+    found = first_difference(model, lambda model: make(model.parameters()), task.loss, chosen, machines[0], machines[1], seed)
+    if found is None:
+        return f"{names[0]} and {names[1]} agree bit for bit over {steps} steps"
+    return "\n\n".join([str(found), *_traces(found, names, machines)])
+
+
+def _traces(found: Divergence, names: Sequence[str], machines: Sequence[Datapath]) -> Iterator[str]:
+    for name, whole in zip(names, machines, strict=True):
+        if found.row:
+            unit = getattr(whole.layer(found.site.partition(":")[0]).gemm, found.gemm).mac
+            if unit.is_native:
+                yield f"{name}: torch's own product, whose order of summation is not defined"
+            else:
+                free = unit.model_copy(update={"operands": None, "scales": None})
+                row, column = (torch.tensor(vector, dtype=torch.float64) for vector in (found.row, found.column))
+                yield f"{name}, dequantized operands:\n{as_text(trace(row, column, free))}"

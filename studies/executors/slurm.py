@@ -1,0 +1,64 @@
+"""Jobs of a SLURM cluster, submitted by submitit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..schema import Run
+from ..worker import Finished
+from .executor import Work, kept_busy
+from .extras import needed
+
+JOBS = 64
+POLL = 0.2
+LOGS = ".submitit"
+
+
+class Slurm:
+    """One SLURM job a run, at most 64 at a time by default; where there is no SLURM, submitit's local jobs.
+
+    What a job needs beside its CPUs is said as sbatch and submitit read it, in SBATCH_PARTITION, SBATCH_ACCOUNT and the like.
+    Jobs and their logs are kept in `.submitit` under the working directory, which all nodes must see.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.submitit = needed("submitit", "slurm")
+        self.workers = workers or JOBS
+
+    def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
+        """See `Executor.map`."""
+        jobs: set[Any] = set()
+
+        def start(run: Run) -> Any:
+            executor = self.submitit.AutoExecutor(folder=Path(LOGS).resolve())
+            executor.update_parameters(name=f"hwsim-{run.id}", cpus_per_task=run.threads, timeout_min=_minutes())
+            job = executor.submit(work, run)
+            jobs.add(job)
+            return job
+
+        def ended(under_way: Mapping[Any, Run]) -> tuple[Any, Finished]:
+            while not (done := [job for job in under_way if job.done()]):
+                time.sleep(POLL)
+            job = done[0]
+            jobs.discard(job)
+            try:
+                finished: Finished = job.result()
+            except (self.submitit.core.utils.FailedJobError, self.submitit.core.utils.UncompletedJobError) as error:
+                reason = str(error).strip().splitlines()[0]
+                return job, Finished(under_way[job].id, "failed", error=f"the job ended without a result: {reason}")
+            return job, finished
+
+        try:
+            yield from kept_busy(runs, self.workers, start, ended)
+        finally:
+            for job in jobs:
+                job.cancel()
+
+
+def _minutes() -> int:
+    """The time limit of a job, from SBATCH_TIMELIMIT in minutes; a day unless said."""
+    return int(os.environ.get("SBATCH_TIMELIMIT", 24 * 60))

@@ -1,0 +1,63 @@
+"""`hwsim bench`: what is measured runs, and ratios and promises are told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hwsim.errors import ConfigError
+from hwsim.studies import bench
+from hwsim.studies.bench import Measurement, benchmark
+from hwsim.studies.bench.formats import COMPARISONS, REFERENCE, cases
+from hwsim.studies.bench.measurement import Case, measured
+from hwsim.studies.cli import app
+
+FOUND = Measurement(
+    "rounding", "x * c", 0.01, {"x * c": 1.0, "fast": 1.1, "late": 3.0}, {"fast": 1.2, "late": 2.5}, (("fast", "late", 2.0),)
+)
+
+
+def test_every_case_of_the_formats_runs() -> None:
+    found = cases(torch.randn(1 << 12, generator=torch.Generator().manual_seed(0)))
+    for case in found.values():
+        case.run()
+    assert REFERENCE in found
+    assert {first for first, _, _ in COMPARISONS} <= set(found)
+
+
+def test_ratios_are_of_the_shortest_times_and_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("hwsim.studies.bench.measurement.time.perf_counter", lambda: clock[0])
+
+    def takes(*times: float) -> Callable[[], None]:
+        left = iter(times)
+
+        def run() -> None:
+            clock[0] += next(left)
+
+        return run
+
+    found = measured("t", "a", {"a": Case(takes(9, 2, 3)), "b": Case(takes(9, 4, 3), 1.5, size=0.25)}, 2)
+    assert (found.seconds, found.ratios, found.targets) == (2, {"a": 1, "b": 6}, {"b": 1.5})
+
+
+def test_promises_are_told_as_kept_or_missed() -> None:
+    text = FOUND.as_text()
+    assert "fast       1.10  (at most 1.2: holds)" in text
+    assert "late       3.00  (at most 2.5: missed)" in text
+    assert "fast is 2.7 x as fast as late (at least 2: holds)" in text
+
+
+def test_the_command_prints_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "BENCHMARKS", {"formats": lambda rounds: FOUND})
+    shown = json.loads(CliRunner().invoke(app, ["bench", "formats", "--json"]).stdout)
+    assert shown["cases"]["late"] == {"ratio": 3.0, "target": 2.5}
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"bench: got 'format'.*did you mean 'formats'"):
+        benchmark("format")
