@@ -81,7 +81,9 @@ def quantize_blocks(
         values, scales, tensor = backend_named(backend).quantize_block(x, fmt, projection, where, draw, rescale)
         return Blocks(values, scales.view(shape), tensor)
     rule, words, dtype, scale_dtype = _constants(fmt, projection, rescale, draw, x.dtype)
-    if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
+    if torch._C._are_functorch_transforms_active():
+        values, scales, tensor = _StraightThrough.apply(x, rule, where, words, dtype, scale_dtype)
+    elif torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
         values, scales, tensor = quantize_block(x, rule, where, words, dtype, scale_dtype)
     else:
         with torch._C._AutoDispatchBelowAutograd():
@@ -151,12 +153,17 @@ def _shape_only(
 
 
 class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
-            values, scales, tensor = quantize_block(x, *arguments)
-        ctx.mark_non_differentiable(scales, tensor)
-        return values, scales, tensor
+            return quantize_block(x, *arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        """The scales have no gradient."""
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:

@@ -124,6 +124,8 @@ def _shape_only(
 
 
 class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(x: Tensor, *arguments: Any) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():

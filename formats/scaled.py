@@ -75,7 +75,7 @@ UNSCALED = Geometry()
 
 
 def geometry(shape: torch.Size, scale: torch.Tensor, layout: ScaleLayout) -> Geometry:
-    """The geometry of a tensor of this shape under a layout.
+    """The geometry of a tensor of this shape under a layout; a scalar counts as one element.
 
     Raises:
         FormatError: no such axis, or a scale of another shape than the layout's.
@@ -84,6 +84,7 @@ def geometry(shape: torch.Size, scale: torch.Tensor, layout: ScaleLayout) -> Geo
     if layout.axis is None:
         _check_shape(scale, scale.numel() == 1, "one element")
         return Geometry(max(count, 1), max(count, 1))
+    shape = shape or torch.Size((1,))
     if not -len(shape) <= layout.axis < len(shape):
         allowed = f"{-len(shape)} to {len(shape) - 1}"
         raise FormatError(f"axis: got {layout.axis} for a tensor of shape {tuple(shape)}; allowed: {allowed}", "axis")

@@ -89,7 +89,7 @@ def round_products(
         products[i] = np.float32(value * encodings[i]) if encodings[i] == encodings[i] else np.float32(0)
     found, done = False, False
     if loop is not None:
-        done = fast(products, out, words, factors, 0, records[0], loop)
+        done = fast(products, out, words, np.ones(1), 0, records[0], loop)
     if not done:
         found = general(products, out, words, np.ones(1), 0, records[0], records[1])
     if records[0].rescale == 0:

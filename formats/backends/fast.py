@@ -20,7 +20,10 @@ NEAREST, DRAWN, NEAREST_SCALED, DRAWN_SCALED = range(4)
 SIGN, MAGNITUDE, INFINITY = np.int32(-(1 << 31)), np.int32((1 << 31) - 1), np.int32(0x7F800000)
 SIGN64, EXPONENT, QUIET = np.int64(-(1 << 63)), np.int64(0x7FF << 52), np.int64(1 << 51)
 ONE_SQUARED = np.int64(2046 << 52)
+FRACTION64 = np.int64((1 << 52) - 1)
 TO_WHOLE = 2.0**52
+SINGLE_BITS = 8
+"""With more, too many pieces have a quotient near a tie."""
 DRAWN_BITS = 24
 
 
@@ -53,6 +56,8 @@ def fast(x: Any, out: Any, words: Any, scale: Any, stride: Any, rule: Any, loop:
     if loop == DRAWN:
         return drawn(x.view(np.int32), out.view(np.int32), words, rule)
     if loop == NEAREST_SCALED:
+        if stride == 0 and carrier is None and nearest_single(x, out, scale[0], rule):
+            return True
         return nearest_scaled(x, out, scale, stride, rule, carrier)
     return drawn_scaled(x, out, words, scale, stride, rule, carrier)
 
@@ -119,6 +124,45 @@ def drawn(x: Any, out: Any, words: Any, rule: Any) -> Any:
 def float64_bits_from(rule: Any) -> Any:
     """The float64 bits of the smallest normal value: below them the ulp is constant."""
     return EXPONENT if rule.min_exponent > 1023 else np.int64((rule.min_exponent + 1023) << 52)
+
+
+@inlined
+def nearest_single(x: Any, out: Any, s: Any, rule: Any) -> Any:
+    """Nearest even of x / s in float32, where both ends of an interval that holds the quotient are rounded alike.
+
+    Rounding an inverse and a product moves an end by at most 2^-23 of itself, less than it is apart from x / s; the inverse of a
+    power of two is exact. Returns False where the ends differ, near a tie, and where float32 has no room.
+    """
+    few = rule.mantissa_bits <= SINGLE_BITS and -100 < rule.smallest_exponent < 100
+    if not (few and 2.0**-100 < abs(s) < 2.0**100 and np.float64(np.float32(s)) == s):
+        return False
+    apart = 0.0 if np.float64(s).view(np.int64) & FRACTION64 == 0 else 1.25 * 2.0**-23
+    near, far = np.float32((1.0 - apart) / s), np.float32((1.0 + apart) / s)
+    again = np.float32(s if rule.rescale else 1.0)
+    to_magic, quiet = np.int32((23 - rule.mantissa_bits) << 23), np.int32(1 << 22)
+    highest = np.int32((230 + rule.mantissa_bits) << 23)
+    normal = highest if rule.min_exponent > 127 else np.int32((rule.min_exponent + 127) << 23)
+    low_magic = np.float32(1.5 * 2.0 ** (23 + rule.smallest_exponent))
+    top, bottom = np.float32(rule.max_value), np.float32(rule.min_value)
+    above, below = np.float32(rule.above), np.float32(rule.below)
+    sign_mask = SIGN if rule.signed_zero else np.int32(0)
+    largest, different = np.int32(0), np.int32(0)
+    for i in range(x.size):
+        q = np.float32(x[i] * far)
+        bits = np.float32(q).view(np.int32)
+        exponent = np.int32(bits & INFINITY)
+        largest = max(largest, exponent)
+        magic = np.int32(np.int32(exponent + to_magic) | quiet).view(np.float32)
+        magic = low_magic if exponent < normal else magic
+        end = np.float32(q + magic)
+        start = np.float32(np.float32(x[i] * near) + magic)
+        different = np.int32(different | np.int32(end.view(np.int32) ^ start.view(np.int32)))
+        y = np.float32(end - magic)
+        y = above if y > top else y
+        y = below if y < bottom else y
+        y = np.int32(np.float32(y).view(np.int32) | np.int32(bits & sign_mask)).view(np.float32)
+        out[i] = y * again
+    return largest < highest and different == 0
 
 
 @inlined

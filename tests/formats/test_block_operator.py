@@ -52,3 +52,17 @@ def test_compiled_graph_calls_the_operator() -> None:
 
     assert torch.equal(torch.compile(f, backend=backend, fullgraph=True)(x), f(x))
     assert len(graphs) == 1
+
+
+# The operator has no rule of its own for batches: torch calls it sample by sample, and says so.
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_functional_transforms_pass_the_gradient_and_map_samples() -> None:
+    x, fmt = torch.randn(3, 40), next(iter(BLOCKS.values()))
+
+    def doubled(v: torch.Tensor) -> torch.Tensor:
+        return (quantize_blocks(v, fmt).values * 2).sum()
+
+    assert torch.equal(torch.func.grad(doubled)(x), torch.full_like(x, 2))
+    assert torch.equal(torch.func.vmap(torch.func.grad(doubled))(x), torch.full_like(x, 2))
+    mapped = torch.func.vmap(lambda v: quantize_blocks(v, fmt).values)(x)
+    assert torch.equal(mapped, torch.stack([quantize_blocks(row, fmt).values for row in x]))

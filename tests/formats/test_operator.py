@@ -236,3 +236,14 @@ def test_a_functional_transform_sees_the_operator() -> None:
     x = torch.randn(4)
     tangent = torch.func.grad(lambda v: (quantize_tensor(v, E4M3) * x).sum())(x)
     assert torch.equal(tangent, x)
+
+
+# The operator has no rule of its own for batches: torch calls it sample by sample, and says so.
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_a_mapped_function_rounds_every_sample_as_a_loop_does() -> None:
+    x = torch.randn(3, 5)
+    for projection in (Projection(), STOCHASTIC):
+        each = torch.stack([quantize_tensor(row, E4M3, projection) for row in x])
+        assert torch.equal(torch.func.vmap(lambda v, p=projection: quantize_tensor(v, E4M3, p))(x), each)
+    gradients = torch.func.vmap(torch.func.grad(lambda v: (quantize_tensor(v, E4M3) * 2).sum()))(x)
+    assert torch.equal(gradients, torch.full_like(x, 2))
