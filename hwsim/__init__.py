@@ -3,9 +3,9 @@
 The public face: `format`, `quantize`, `mac`, `matmul`, `datapath`, `emulate`, `budget`, `backends`, `training`, and the errors.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from hwsim import training
 from hwsim.budgets import Budget, budget
 from hwsim.casting import Quantized, quantize
 from hwsim.casts import Cast, Scaling
@@ -17,7 +17,17 @@ from hwsim.formats import Block, Draw, Fixed, Float, Format, Integer, Rounding
 from hwsim.formats.backends import backends
 from hwsim.macs import Mac, mac, matmul
 
+if TYPE_CHECKING:
+    from hwsim import training
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # The solvers and simulations are loaded by who asks for them: a cast or a product needs nothing of theirs.
+    if name == "training":
+        return import_module("hwsim.training")
+    raise AttributeError(f"module 'hwsim' has no attribute {name!r}")
 
 
 def format(given: Format | str | dict[str, Any]) -> Format:

@@ -205,7 +205,7 @@ def quantize(
         FormatError, ConfigError: an unknown name, or a combination that cannot be.
     """
     given: tuple[Any, ...] = (fmt, rounding, overflow, nan, scaling)
-    named = not any(isinstance(field, dict) for field in given)
+    named = not any(isinstance(field, dict | list) for field in given)
     cast = _known_cast(str(fmt), *given) if named else _cast(*given)
     draw = Draw(seed, site, step, call, rank, offset)
     return parts(cast, x, draw, axis, backend) if return_parts else apply(cast, x, draw, axis, backend=backend)

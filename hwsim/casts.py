@@ -46,6 +46,7 @@ Granularity = Literal["tensor"] | Channel | Group | Tile
 Rule = Literal["none", "fixed", "absmax", "power_of_two", "mse", "delayed", "learned", "pact", "dorefa"]
 KEPT_RULES = ("delayed", "learned", "pact")
 WHOLE_RULES = ("delayed", "pact", "dorefa")
+WIRE_RULES = ("none", "fixed", "absmax", "power_of_two")
 
 
 class Scaling(Record):
@@ -57,7 +58,7 @@ class Scaling(Record):
     - `absmax`: s = amax / max, rounded to the scale's own `format`;
     - `power_of_two`: the smallest power of two s with amax / s <= max;
     - `mse`: of the candidates amax (i/16) / max, i = 8..24, rounded as in `absmax`, the one with the smallest sum of
-      (x - s round(x / s))^2, elements rounded to nearest even and saturated, in float64; the first of equal ones wins;
+      (x - s round(x / s))^2 over finite x, elements rounded to nearest even and saturated, in float64; the first of equal wins;
     - `delayed`: s = 2^margin amax / max of the amaxes of the `window` steps before; 1 before the first, kept where the window
       has seen zeros only (TransformerEngine, DelayedScaling);
     - `learned`: s is a parameter of the run, from 2 mean |x| / sqrt(max) on (LSQ, arXiv 1902.08153);
@@ -223,5 +224,25 @@ def _cast(given: Any) -> Any:
     return given
 
 
+def _no_operand(cast: Cast) -> Cast:
+    """Refuse what acts on the operands of GEMMs alone."""
+    if cast.transform is not None:
+        raise ValueError(f"transform: got {cast.transform!r}; allowed: on the operands of GEMMs")
+    if not cast.requantize or cast.gradient != "pass":
+        given = "`requantize: false`" if not cast.requantize else f"`gradient: {cast.gradient}`"
+        raise ValueError(f"got {given}; allowed: on the operands of GEMMs")
+    if cast.scaling is not None and cast.scaling.trains:
+        raise ValueError(f"scaling: got the rule `{cast.scaling.rule}`; allowed: on the operands of GEMMs, which train its scale")
+    return cast
+
+
+def _on_wire(cast: Cast) -> Cast:
+    """Refuse scales that ranks cannot have in common."""
+    if cast.scaling is None or (cast.scaling.rule in WIRE_RULES and cast.scaling.granularity == "tensor"):
+        return cast
+    raise ValueError(f"scaling: got {cast}; allowed on the wire: one scale a tensor, by the rules {', '.join(WIRE_RULES)}")
+
+
 CastField = Annotated[Cast, BeforeValidator(_cast)]
-ResultField = Annotated[Cast, BeforeValidator(_cast), AfterValidator(Cast.written_by_unit)]
+ResultField = Annotated[Cast, BeforeValidator(_cast), AfterValidator(_no_operand), AfterValidator(Cast.written_by_unit)]
+WireField = Annotated[Cast, BeforeValidator(_cast), AfterValidator(_no_operand), AfterValidator(_on_wire)]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from hwsim.casts import CastField, ResultField
+from hwsim.casts import CastField, ResultField, WireField
 from hwsim.catalogue import Catalogue
 from hwsim.config import Document, load, validate
 from hwsim.config.record import Record
@@ -126,7 +126,7 @@ class Datapath(LayerPath):
     name: str = ""
     optimizer: OptimizerPath = OptimizerPath()
     loss_scaling: LossScaling | None = None
-    wire: CastField | None = None
+    wire: WireField | None = None
     first: Edge | None = None
     last: Edge | None = None
     overrides: dict[str, LayerPath] = Field(default_factory=dict)

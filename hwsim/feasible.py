@@ -8,11 +8,13 @@ from hwsim.casts import Cast, Channel, Group, Tile
 from hwsim.errors import FormatError
 from hwsim.fields import format_record
 from hwsim.formats import Block, Format
+from hwsim.formats.block import POWERS_OF_TWO as BLOCK_POWERS
 from hwsim.formats.block import element_format
 from hwsim.layering import FIRST_USE, OPERANDS_OF, OUTER_FIRST, Gemm, Operand
 from hwsim.macs import Mac
 
 FP32 = format_record("fp32")
+POWERS_OF_TWO = format_record("e8m0fnu")
 ANY = 1 << 30
 
 
@@ -21,7 +23,7 @@ def check_operands(gemm: Gemm, casts: Mapping[Operand, Cast], unit: Mac) -> None
 
     Raises:
         FormatError: two transforms, a transform of a copy that another GEMM made; with an emulated unit, values that its ports
-            do not have, or scales that vary along the axis that it sums over and that it does not take.
+            do not have, or scales that vary along the axis that it sums over and that it does not take: other runs, other values.
     """
     sizes = {cast.rotation for cast in casts.values() if cast.rotation}
     if len(sizes) > 1:
@@ -55,8 +57,11 @@ def _has_all(port: Format, handed: Format) -> bool:
 
 def _check_scales(gemm: Gemm, role: Operand, cast: Cast, unit: Mac) -> None:
     runs = _terms_a_scale(gemm, role, cast)
+    if runs is None:
+        return
     block = unit.scales.block if unit.scales is not None else None
-    if runs is None or (block is not None and runs % block == 0):
+    if unit.scales is not None and runs % unit.scales.block == 0:
+        _check_scale_values(gemm, role, cast, unit.scales.format, unit.name or "the emulated unit")
         return
     where = "along the axis that this GEMM sums over" if runs == 1 else f"for every {runs} terms of the sum"
     takes = "one scale a sum" if block is None else f"a scale for every {block} terms"
@@ -65,6 +70,17 @@ def _check_scales(gemm: Gemm, role: Operand, cast: Cast, unit: Mac) -> None:
         f"got {cast}, with scales {where}; {unit.name or 'the emulated unit'} takes {takes}; allowed: {along}, or `mac: native`",
         f"{gemm}.{role}",
     )
+
+
+def _check_scale_values(gemm: Gemm, role: Operand, cast: Cast, port: Format, unit: str) -> None:
+    if isinstance(cast.format, Block):
+        handed, powers = cast.format.scale, cast.format.scale_rule in BLOCK_POWERS
+    elif cast.scaling is not None:
+        handed, powers = cast.scaling.format, cast.scaling.rule == "power_of_two"
+    else:
+        return
+    if not (_has_all(port, handed) or (powers and _has_all(port, POWERS_OF_TWO))):
+        raise FormatError(f"got {cast}, with scales in {handed}; allowed for {unit}: scales in {port}", f"{gemm}.{role}")
 
 
 def _terms_a_scale(gemm: Gemm, role: Operand, cast: Cast) -> int | None:

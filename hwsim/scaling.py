@@ -19,11 +19,12 @@ CANDIDATES = range(8, 25)
 
 
 def scale_of(x: Tensor, scaling: Scaling, fmt: Format, axis: int = -1, kept: Tensor | None = None) -> tuple[Tensor, ScaleLayout]:
-    """The scales of a tensor under a rule other than `none` (see Scaling), and their layout.
+    """The scales of a tensor under a rule other than `none` (see Scaling), and their layout; a scalar counts as one element.
 
     Raises:
         ConfigError: a rule whose scale is state of a run, and no `kept` one.
     """
+    x = x if x.dim() else x.reshape(1)
     layout = _layout(scaling, axis, x)
     if kept is not None:
         return kept, layout
@@ -52,11 +53,12 @@ def _usable(scale: Tensor, amax: Tensor, own: Format) -> Tensor:
 
 
 def _least_squares(x: Tensor, amax: Tensor, layout: ScaleLayout, scaling: Scaling, fmt: Format, axis: int) -> Tensor:
-    """Of the candidates the scale with the smallest sum of squared errors; the first of equal ones."""
+    """Of the candidates the scale with the smallest sum of squared errors of finite elements; the first of equal ones."""
     best, least = torch.ones_like(amax), torch.full(amax.shape, torch.inf, dtype=torch.float64, device=x.device)
+    finite = torch.where(torch.isfinite(x), x, torch.zeros_like(x)).double()
     for sixteenths in CANDIDATES:
         scale = _usable(_ratio(amax.double() * (sixteenths / 16), fmt, scaling.format).to(amax.dtype), amax, scaling.format)
-        error = (quantize_tensor(x, fmt, Projection(), scale, layout).double() - x.double()).square()
+        error = (quantize_tensor(finite, fmt, Projection(), scale, layout) - finite).square()
         total = _over_rows(_reduced(error, layout, torch.sum), scaling, axis, torch.sum)
         best = torch.where(total < least, scale.to(best.dtype), best)
         least = torch.minimum(total, least)
@@ -70,7 +72,7 @@ def _over_rows(found: Tensor, scaling: Scaling, axis: int, reduce: Callable[...,
     outer = -1 if axis % found.dim() == found.dim() - 2 else -2
     rows, count = scaling.granularity.tile[0], found.shape[outer]
     whole = torch.nn.functional.pad(found.movedim(outer, -1), (0, -count % rows))
-    tiles = reduce(whole.reshape(*whole.shape[:-1], -1, rows), dim=-1)
+    tiles = reduce(whole.reshape(*whole.shape[:-1], whole.shape[-1] // rows, rows), dim=-1)
     return tiles.repeat_interleave(rows, -1)[..., :count].movedim(-1, outer)
 
 
@@ -83,9 +85,7 @@ def magnitude_max(x: Tensor, layout: ScaleLayout = PER_TENSOR) -> Tensor:
 
 
 def _magnitude_max(x: Tensor, layout: ScaleLayout) -> Tensor:
-    if layout.axis is None and not x.numel():
-        return x.new_zeros(())
-    return _reduced(x, layout, _largest)
+    return _reduced(x, layout, _largest if x.numel() else torch.sum)
 
 
 def _reduced(x: Tensor, layout: ScaleLayout, reduce: Callable[..., Tensor]) -> Tensor:
@@ -97,7 +97,8 @@ def _reduced(x: Tensor, layout: ScaleLayout, reduce: Callable[..., Tensor]) -> T
         return reduce(x.movedim(axis, 0).flatten(1) if x.ndim > 1 else x[:, None], dim=1)
     whole = x.movedim(axis, -1)
     padded = torch.nn.functional.pad(whole, (0, -x.shape[axis] % layout.size))
-    return reduce(padded.reshape(*padded.shape[:-1], -1, layout.size), dim=-1).movedim(-1, axis)
+    groups = padded.shape[-1] // layout.size
+    return reduce(padded.reshape(*padded.shape[:-1], groups, layout.size), dim=-1).movedim(-1, axis)
 
 
 def _largest(x: Tensor, dim: int | None = None) -> Tensor:

@@ -98,7 +98,7 @@ def first_difference(
     """
     models = [deepcopy(model) for _ in range(2)]
     optimizers = [make_optimizer(copy) for copy in models]
-    states = [0, 0]
+    states: list[dict[str, Any] | None] = [None, None]
     for step, (inputs, targets) in enumerate(batches):
         losses, records = [], []
         for i, (copy, optimizer, machine) in enumerate(zip(models, optimizers, (a, b), strict=True)):
@@ -107,12 +107,13 @@ def first_difference(
                 stack.enter_context(torch.random.fork_rng(devices=[]))
                 torch.manual_seed(seed + step)
                 ran = stack.enter_context(emulate(copy, machine, optimizer, seed, observer=recorder))
-                ran.load_state_dict({**ran.state_dict(), "step": states[i]})
+                if (state := states[i]) is not None:
+                    ran.load_state_dict(state)
                 optimizer.zero_grad()
                 loss = loss_fn(copy(inputs), targets)
-                loss.backward()  # type: ignore[no-untyped-call]
+                ran.scale(loss).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                states[i] = ran.step
+                states[i] = ran.state_dict()
             losses.append(loss.detach())
             records.append(recorder.seen)
         found = _in_step(step, *records) or _in_tensor(step, "", "", "loss", losses[0], losses[1])

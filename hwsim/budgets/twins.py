@@ -102,8 +102,9 @@ class Twin:
                     outcome = Outcome(loss.item(), scores(outputs).detach())
                     if not stepping:
                         return outcome, ran
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    gradients = flat_gradients(model)
+                    factor = ran.state_dict()["loss_scaling"]["factor"]
+                    ran.scale(loss).backward()  # type: ignore[no-untyped-call]
+                    gradients = flat_gradients(model) / factor
                     optimizer.step()
             except NanError:
                 return Outcome(nan), None

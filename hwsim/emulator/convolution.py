@@ -61,7 +61,7 @@ def run_convolution(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: d
     operands = Given("input", x), Given("weight", weight)
     if ports.native:
         a, b = (_cast(ports, i, given, geometry, place.call) for i, given in enumerate(operands))
-        out = plan.func(a, b, *args[2:], **kwargs)
+        out = plan.func(a, b, None if bias is None else bias.to(a.dtype), *args[3:], **kwargs).to(x.dtype)
     else:
         out = _emulated(ports, place, "output", operands, geometry, tuple(weight.shape))
         if bias is not None:
@@ -103,7 +103,7 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
         if mask[0] and to_input.native:
             cast_grad = _cast(to_input, 0, for_input[0], geometry, place.call)
             w = _cast(to_input, 1, for_input[1], geometry, place.call)
-            grads[0] = native(list(INPUT_ONLY), cast_grad, x, w)[0]
+            grads[0] = native(list(INPUT_ONLY), cast_grad, x.to(w.dtype), w)[0].to(x.dtype)
         elif mask[0]:
             grads[0] = _emulated(to_input, place, "grad_input", for_input, geometry, tuple(x.shape)).to(x.dtype)
         if mask[1] and _is_lowered(to_weight):

@@ -40,7 +40,8 @@ class Place:
 def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run one matrix product on the site's engine.
 
-    The addend of addmm, baddbmm and addmv (a bias) joins after the unit's sum, before the result's cast, in the carrier.
+    The addend of addmm, baddbmm and addmv (a bias) joins after the unit's sum, before the result's cast, in the carrier: that of
+    the operands, or float32 where a rotation has made float32 of half precision.
     """
     i, j = GEMM_OPERANDS[plan.name]
     left, right = args[i], args[j]
@@ -52,7 +53,7 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     place = place or placed_forward(engine, plan.name, left, right, phase)
     ports = place.site.ports(place.gemm, place.left, place.right)
     a, b = rotated(ports, *_matrix(left, right))
-    if ports.native:
+    if ports.native and a.dtype is left.dtype:
         operands = list(args)
         operands[i] = _as(left, cast_operand(ports.left, a, True, ports.left_outer_first, place.call, ports.left_axis))
         operands[j] = _as(right, cast_operand(ports.right, b, False, ports.right_outer_first, place.call, ports.right_axis))

@@ -105,13 +105,19 @@ class Port:
         """The values of the format itself and the scale that they were divided by, as an emulated unit takes them."""
         if self.cast is None or self.passes(x.dtype):
             return x, None
-        return elements(self.cast, x, self._draw(call, ""), axis, self._scale(x, call))
+        values, scale = elements(self.cast, x, self._draw(call, ""), axis, self._scale(x, call))
+        if self.meter is not None:
+            self.meter.add(x, values if scale is None else values * scale, self.cast)
+        return values, scale
 
     def parts(self, x: Tensor, call: int, axis: int) -> Tensor | Quantized:
         """What a multiplier's port holds: elements and scales; groups and blocks run along `axis`."""
         if self.cast is None or self.passes(x.dtype):
             return x
-        return parts(self.cast, x, self._draw(call, ""), axis, kept=self._scale(x, call))
+        q = parts(self.cast, x, self._draw(call, ""), axis, kept=self._scale(x, call))
+        if self.meter is not None:
+            self.meter.add(x, q.values, self.cast)
+        return q
 
     @property
     def estimates(self) -> bool:

@@ -132,7 +132,12 @@ class _Given:
         self.large, self.small = self.magnitudes()
 
     def dot(self, a: Tensor, b: Tensor, c: float) -> float:
-        return float(self.call(a, b, c))
+        try:
+            return float(self.call(a, b, c))
+        # Whatever somebody else's function dies of, it is no dot product.
+        except Exception as error:
+            message = f"dot: got a function that fails with {type(error).__name__}: {error}; allowed: dot(a, b, c) -> a number"
+            raise ConfigError(message) from error
 
     def of(self, products: Mapping[int, tuple[float, int]]) -> tuple[Tensor, Tensor, float]:
         """Operands whose k-th product is m 2^e for (m, e), m a value of the format from 1 to 2; others are zero."""

@@ -56,6 +56,31 @@ def test_a_scale_looks_at_finite_values_only(special: float) -> None:
     assert scale == 2
 
 
+@pytest.mark.parametrize("special", [float("nan"), float("inf"), float("-inf")])
+def test_a_mean_square_scale_looks_at_finite_values_only(special: float) -> None:
+    x, mse = tensor(64), Scaling(rule="mse")
+    expected, _ = scale_of(x, mse, hwsim.format("int4"))
+    assert expected != 1
+    assert scale_of(torch.cat([x, torch.tensor([special])]), mse, hwsim.format("int4"))[0] == expected
+
+
+EACH = {"channel": {"channel": -1}, "group": {"group": 4}, "tile": {"tile": [2, 2]}}
+
+
+@pytest.mark.parametrize("rule", ["absmax", "power_of_two", "mse"])
+@pytest.mark.parametrize("granularity", EACH)
+def test_a_scalar_is_scaled_as_one_element(granularity: str, rule: str) -> None:
+    scaling, x = {"rule": rule, "granularity": EACH[granularity]}, torch.tensor(3.3)
+    assert hwsim.quantize(x, "int4", scaling=scaling) == hwsim.quantize(x.reshape(1), "int4", scaling=scaling)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3), (2, 0, 3)])
+@pytest.mark.parametrize("granularity", EACH)
+def test_an_empty_tensor_stays_one(granularity: str, shape: tuple[int, ...]) -> None:
+    scaling = {"rule": "absmax", "granularity": EACH[granularity]}
+    assert hwsim.quantize(torch.empty(shape), "int4", scaling=scaling).shape == shape
+
+
 def test_a_tensor_of_zeros_has_scale_one() -> None:
     scale, _ = scale_of(torch.zeros(3), Scaling(rule="absmax"), hwsim.format("int8"))
     assert scale == 1
@@ -102,6 +127,7 @@ WRONG = {
     "overflow": ({"overflow": "infinity"}, r"overflow: got 'infinity' for int8, which has no infinity; allowed: saturate"),
     "scaling": ({"scaling": "absmx"}, r"scaling: got 'absmx'; allowed: .*; did you mean 'absmax'\?"),
     "backend": ({"backend": "nunba"}, r"backend: got 'nunba'; allowed: .*; did you mean 'numba'\?"),
+    "a list": ({"scaling": ["absmax"]}, r"scaling: "),
     "seed": ({"seed": -1}, r"seed: got -1; allowed: a whole number from 0 to 2\^63 - 1"),
 }
 

@@ -139,6 +139,39 @@ UNFIT = {
         r"got nvfp4, with scales for every 16 terms of the sum; nvidia_blackwell_mxfp4 takes a scale for every 32 terms; "
         r"allowed: runs of a multiple of 32, or `mac: native`",
     ),
+    "block scales that the unit's do not have": (
+        "  gemm: {output: {input: mxfp4, weight: mxfp4, mac: nvidia_blackwell_nvfp4}}\n",
+        r"gemm\.output\.input: got mxfp4, with scales in e8m0fnu; allowed for nvidia_blackwell_nvfp4: scales in fp8_e4m3fn",
+    ),
+    "group scales that the unit's do not have": (
+        "  gemm: {output: {input: {format: fp8_e5m2, scaling: {rule: absmax, granularity: {group: 32}}}, weight: mxfp8_e4m3, "
+        "mac: nvidia_blackwell_mxfp8}}\n",
+        r"got fp8_e5m2 absmax per group 32, with scales in fp32; allowed for nvidia_blackwell_mxfp8: scales in e8m0fnu",
+    ),
+    "a transform of a result": (
+        "  gemm: {output: {result: {format: bf16, transform: hadamard_16}}}\n",
+        r"result: transform: got 'hadamard_16'; allowed: on the operands of GEMMs",
+    ),
+    "a copy of a result": (
+        "  vector: {format: bf16, requantize: false}\n",
+        r"vector: got `requantize: false`; allowed: on the operands of GEMMs",
+    ),
+    "a clipped gradient of an optimizer state": (
+        "  optimizer: {momentum: {format: int8, gradient: clip}}\n",
+        r"momentum: got `gradient: clip`; allowed: on the operands of GEMMs",
+    ),
+    "a scale that trains where no gradient comes": (
+        "  optimizer: {weight: {format: int8, scaling: learned}}\n",
+        r"weight: scaling: got the rule `learned`; allowed: on the operands of GEMMs",
+    ),
+    "wire scales that ranks cannot share": (
+        "  wire: {format: int8, scaling: {rule: absmax, granularity: {group: 4}}}\n",
+        r"wire: scaling: got int8 absmax per group 4; allowed on the wire: one scale a tensor, by the rules none, fixed, absmax",
+    ),
+    "a wire scale that is kept": (
+        "  wire: {format: int8, scaling: delayed}\n",
+        r"wire: scaling: got int8 delayed per tensor; allowed on the wire: one scale a tensor",
+    ),
     "a copy whose scales lie the other way": (
         "  gemm:\n    all:\n"
         "      input: {format: fp8_e4m3fn, scaling: {rule: absmax, granularity: {tile: [1, 128]}}, requantize: false}\n"
@@ -169,9 +202,15 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("case", UNFIT)
-def test_operands_that_a_unit_cannot_take_are_refused_before_anything_runs(case: str, tmp_path) -> None:
+def test_casts_that_cannot_work_where_they_stand_are_refused_before_anything_runs(case: str, tmp_path) -> None:
     text, message = UNFIT[case]
     path = tmp_path / "d.yaml"
     path.write_text("datapath:\n" + text)
     with pytest.raises(ConfigError, match=message):
         datapath(path)
+
+
+def test_power_of_two_group_scales_fit_a_unit_that_takes_powers_of_two() -> None:
+    cast = {"format": "fp8_e4m3fn", "scaling": {"rule": "power_of_two", "granularity": {"group": 32}}}
+    machine = datapath({"gemm": {"output": {"input": cast, "weight": "mxfp8_e4m3", "mac": "nvidia_blackwell_mxfp8"}}})
+    assert machine.gemm.output.mac.name == "nvidia_blackwell_mxfp8"

@@ -82,3 +82,26 @@ def test_equal_machines_agree_to_the_end() -> None:
     cast = {"format": "int4", "scaling": "absmax", "rounding": "stochastic"}
     a = datapath({"name": "a", "gemm": {"all": {"weight": cast}}})
     assert first_difference(model, sgd, squared, [batch, batch], a, a, seed=3) is None
+
+
+def test_machines_keep_their_scales_from_step_to_step() -> None:
+    model, batch = small()
+    louder = batch[0] * 64, batch[1]
+    delayed = {"format": "fp8_e4m3fn", "scaling": {"rule": "delayed", "window": 4}}
+    latest = {"format": "fp8_e4m3fn", "scaling": {"rule": "delayed", "window": 1}}
+    a, b = (datapath({"name": "kept", "gemm": {"output": {"input": cast}}}) for cast in (delayed, latest))
+    assert first_difference(model, still, squared, [batch, louder, batch], a, b) is None
+    found = first_difference(model, still, squared, [batch, louder, batch, batch], a, b)
+    assert found is not None
+    assert (found.step, found.tensor) == (3, "input")
+
+
+def test_a_scaled_loss_is_scaled_in_lock_step_too() -> None:
+    model, batch = small()
+    found = first_difference(model, sgd, squared, [batch], datapath("fp16"), datapath({"name": "wide"}))
+    assert found is not None
+    assert found.step == 0
+
+
+def still(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.0)

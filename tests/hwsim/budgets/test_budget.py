@@ -260,3 +260,14 @@ def test_narrow_casts_are_predicted_in_rank(name: str) -> None:
 def _with_loss(linear: Any) -> tuple[nn.Module, Any, tuple[Tensor, Tensor]]:
     model, batch = linear
     return model, squared, batch
+
+
+def test_the_gradients_of_a_scaled_loss_are_compared_unscaled(linear: tuple[nn.Module, tuple[Tensor, Tensor]]) -> None:
+    model, batch = linear
+    scaled = {"name": "scaled", "gemm": {"all": {"input": "bf16"}}, "loss_scaling": {"initial": 1024}}
+    plain = {key: value for key, value in scaled.items() if key != "loss_scaling"}
+    a, b = (hwsim.budget(model, squared, batch, declared, causes=False, predict=False) for declared in (scaled, plain))
+    error = b.part("all").gradient_error
+    assert error > 0
+    assert a.part("all").gradient_error == pytest.approx(error, rel=1e-9)
+    assert [row.measured for row in a.places] == pytest.approx([row.measured for row in b.places], rel=1e-6)

@@ -158,6 +158,20 @@ def test_statistics_count_what_the_ports_do() -> None:
     assert row.bias == pytest.approx((-(2**-9) - 2**-30 - 52) / 4)
 
 
+@pytest.mark.parametrize("layer", [nn.Linear(6, 4), nn.Conv2d(6, 4, 1)], ids=["linear", "convolution"])
+def test_statistics_are_the_same_on_an_emulated_unit(layer: nn.Module) -> None:
+    x = torch.randn(2, 6, *[1] * (layer.weight.dim() - 2), requires_grad=True)
+    scaled = {"format": "fp8_e4m3fn", "scaling": "absmax"}
+    casts = {"input": scaled, "weight": "fp8_e4m3fn", "grad_output": "fp8_e5m2"}
+    rows = []
+    for unit in ("native", "nvidia_hopper_fp8"):
+        with emulate(layer, {"gemm": {"all": {**casts, "mac": unit}}}, statistics=True) as machine:
+            layer(x).sum().backward()
+        rows.append(sorted(machine.statistics(), key=str))
+    assert len(rows[0]) == 6
+    assert rows[0] == rows[1]
+
+
 def test_the_straight_through_estimator_needs_no_code() -> None:
     model, x = nn.Linear(3, 2, bias=False), torch.tensor([[0.3, 1.7, -0.9]], requires_grad=True)
     with emulate(model, {"gemm": {"output": {"input": "int4", "weight": "int4"}}}):

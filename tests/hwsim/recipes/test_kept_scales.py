@@ -234,6 +234,31 @@ def test_a_rotation_is_orthogonal_and_its_signs_are_philox_bits() -> None:
     torch.testing.assert_close(rotate(a, sign, 1) @ rotate(b, sign, 0), a @ b, rtol=1e-4, atol=1e-4)
 
 
+HALVES = {
+    "linear": (lambda: nn.Linear(40, 6), lambda: numbers(9, 40)),
+    "convolution": (lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), lambda: numbers(3, 4, 7, 7)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", HALVES)
+def test_a_rotation_alone_leaves_a_model_of_half_precision_what_it_is(kind: str, dtype: torch.dtype) -> None:
+    layer, x = fresh(HALVES[kind][0]).to(dtype), HALVES[kind][1]().to(dtype)
+    turned = {"format": "fp32", "transform": "hadamard_16"}
+    results = []
+    for machine in ({}, {"gemm": {"all": dict.fromkeys(("input", "weight", "grad_output"), turned)}}):
+        leaf = x.clone().requires_grad_()
+        layer.zero_grad()
+        with emulate(layer, machine):
+            y = layer(leaf)
+            y.backward(numbers(*y.shape, seed=2).to(dtype))
+        results.append([y.detach(), leaf.grad, layer.weight.grad])
+    for plain, rotated in zip(*results, strict=True):
+        torch.testing.assert_close(
+            rotated, plain, rtol=4 * torch.finfo(dtype).eps, atol=torch.finfo(dtype).eps * float(plain.abs().max())
+        )
+
+
 def test_a_copy_of_the_first_gemm_is_transposed_where_requantization_is_declined() -> None:
     grouped = {"format": "int4", "scaling": {"rule": "absmax", "granularity": {"group": 4}}, "requantize": False}
     layer, x, grad = nn.Linear(8, 8, bias=False), numbers(8, 8), numbers(8, 8, seed=2)
