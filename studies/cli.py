@@ -150,12 +150,13 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Of anything that `hwsim list` lists.")],
+    name: Annotated[str, typer.Argument(help="Of a format, datapath, unit, study, task or experiment.")],
+    kind: Annotated[str | None, typer.Option(help="Which of these, where more than one has the name.")] = None,
     as_object: AsJson = False,
     svg: Annotated[Path | None, typer.Option(help="Draw a format into this file.")] = None,
 ) -> None:
-    """Show the facts and a picture of a format, or a resolved datapath, unit, study or task."""
-    kind, found = listing.facts(name)
+    """Show the facts and a picture of a format, or a resolved datapath, unit, study, task or experiment."""
+    kind, found = listing.facts(name, kind)
     if svg is not None:
         if kind != "format":
             raise ConfigError(f"--svg: got {name!r}, a {kind}; allowed: formats")
@@ -229,7 +230,7 @@ def diff(
     a: Annotated[str, typer.Argument(help="A datapath.")],
     b: Annotated[str, typer.Argument(help="Another one.")],
     study: Annotated[str, typer.Option(help="Whose task and optimizer, and whose own datapaths.")] = "quickstart",
-    steps: Annotated[int, typer.Option(min=1, help="Training steps at most.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps at most; an epoch ends them.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order of data and stochastic rounding.")] = 0,
 ) -> None:
     """Run two datapaths in lock step to the first number that differs, and show its dot product bit by bit."""

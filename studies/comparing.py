@@ -80,8 +80,7 @@ def compare(names: Sequence[str]) -> list[Difference]:
         ConfigError: fewer than two names, nothing in common, or a datapath that a folder does not have.
         StudyError: a folder without results.
     """
-    if len(names) < 2:
-        raise ConfigError(f"compare: got {len(names)} name; allowed: two or more")
+    _check_several(names)
     (first, own), *others = [_found(name) for name in names]
     rows: list[Difference] = []
     for report, series in others:
@@ -99,7 +98,12 @@ def compare(names: Sequence[str]) -> list[Difference]:
 
 
 def compare_datapaths(names: Sequence[str]) -> list[tuple[str, str, list[str]]]:
-    """For the first of several datapaths and each other: one line for each leaf in which their declarations differ."""
+    """For the first of several datapaths and each other: one line for each leaf in which their declarations differ.
+
+    Raises:
+        ConfigError: fewer than two names.
+    """
+    _check_several(names)
     machines = {name: machine(datapath(name)) for name in names}
     first, *others = names
     return [(first, name, _leaves(machines[first], machines[name], "")) for name in others]
@@ -128,6 +132,11 @@ def as_table(found: Sequence[Difference]) -> Table:
         p = "-" if math.isnan(row.p) else f"{row.p:.2g}"
         table.add_row(escape(row.a), escape(row.b), f"{row.difference:+.4g}", interval, p, str(row.seeds))
     return table
+
+
+def _check_several(names: Sequence[str]) -> None:
+    if len(names) < 2:
+        raise ConfigError(f"compare: got {len(names)} name; allowed: two or more")
 
 
 def _found(name: str) -> tuple[Report, list[Series]]:
@@ -162,11 +171,11 @@ def diff(names: tuple[str, str], study: StudyFile, steps: int, seed: int) -> str
     machines = [datapath(name, study.catalogue) for name in names]
     task, data = tasks.build(run.task), tasks.data(run.task)
     make: Any = partial(TORCH_OPTIMIZERS[run.optimizer.name], **run.optimizer.model_dump(exclude={"name"}))
-    chosen = itertools.islice(batches(data, run.task.batch_size, seed, 0), steps)
+    chosen = list(itertools.islice(batches(data, run.task.batch_size, seed, 0), steps))
     model = initial_model(task, seed)
     found = first_difference(model, lambda model: make(model.parameters()), task.loss, chosen, machines[0], machines[1], seed)
     if found is None:
-        return f"{names[0]} and {names[1]} agree bit for bit over {steps} steps"
+        return f"{names[0]} and {names[1]} agree bit for bit over {len(chosen)} steps"
     return "\n\n".join([str(found), *_traces(found, names, machines)])
 
 

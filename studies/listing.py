@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import hwsim
-from hwsim.catalogue import Catalogue, Kind, matching, shipped_studies
+from hwsim.catalogue import Catalogue, matching, shipped_studies
 from hwsim.datapaths import datapath
 from hwsim.errors import ConfigError, not_allowed
 from hwsim.fields import format_mapping, format_record
@@ -32,28 +32,24 @@ def rows(kind: Listed, pattern: str = "*") -> list[dict[str, Any]]:
     return [{"name": name, **describe(name)} for name in matching(list(names()), pattern)]
 
 
-def facts(name: str) -> tuple[str, dict[str, Any]]:
+def facts(name: str, kind: str | None = None) -> tuple[str, dict[str, Any]]:
     """What a name stands for, and its facts.
 
+    Args:
+        name: of a format, datapath, unit, study, task or experiment; the first of these that has it is meant,
+        kind: unless this says which.
+
     Raises:
-        ConfigError: nothing has the name; the nearest of all names is given.
+        ConfigError: nothing has the name, the nearest of all names is given; or there is no such kind.
     """
-    catalogue = Catalogue()
-    if name in catalogue.names("formats") or named_format(name):
-        return "format", format_facts(format_record(name))
-    if name in catalogue.names("datapaths"):
-        return "datapath", datapath(name).model_dump(mode="json", exclude_defaults=True)
-    if name in catalogue.names("macs"):
-        return "mac", mac(name).model_dump(mode="json", exclude_defaults=True)
-    if name in shipped_studies():
-        return "study", study_facts(name)
-    if name in tasks():
-        options = {option.name: {"default": option.default, "allowed": option.allowed} for option in task_options(name).values()}
-        return "task", {"description": task(name).description, "data": task(name).source, "options": options}
-    if name in experiments():
-        return "experiment", experiment_facts(name)
-    declared = [found for kind in get_args(Kind) for found in catalogue.names(kind)]
-    raise ConfigError(not_allowed("name", name, [*declared, *shipped_studies(), *tasks(), *experiments()]))
+    if kind is not None and kind not in _FACTS:
+        raise ConfigError(not_allowed("--kind", kind, _FACTS))
+    kinds = [kind] if kind else list(_FACTS)
+    for one in kinds:
+        names, describe = _FACTS[one]
+        if name in names() or (one == "format" and named_format(name)):
+            return one, describe(name)
+    raise ConfigError(not_allowed("name", name, {known for one in kinds for known in _FACTS[one][0]()}))
 
 
 def format_facts(fmt: Format) -> dict[str, Any]:
@@ -115,4 +111,24 @@ _KINDS: Mapping[str, tuple[Callable[[], Any], Callable[[str], dict[str, Any]]]] 
     "experiments": (experiments, lambda name: {"description": experiments()[name].description}),
     "backends": (lambda: hwsim.backends(), lambda name: {"status": hwsim.backends()[name]}),
     "executors": (executors, lambda name: {"description": (executors()[name].__doc__ or "").partition("\n")[0]}),
+}
+
+
+def _declaration(record: Any) -> dict[str, Any]:
+    declared: dict[str, Any] = record.model_dump(mode="json", exclude_defaults=True)
+    return declared
+
+
+def _task_facts(name: str) -> dict[str, Any]:
+    options = {option.name: {"default": option.default, "allowed": option.allowed} for option in task_options(name).values()}
+    return {"description": task(name).description, "data": task(name).source, "options": options}
+
+
+_FACTS: Mapping[str, tuple[Callable[[], Any], Callable[[str], dict[str, Any]]]] = {
+    "format": (lambda: Catalogue().names("formats"), lambda name: format_facts(format_record(name))),
+    "datapath": (lambda: Catalogue().names("datapaths"), lambda name: _declaration(datapath(name))),
+    "mac": (lambda: Catalogue().names("macs"), lambda name: _declaration(mac(name))),
+    "study": (shipped_studies, study_facts),
+    "task": (tasks, _task_facts),
+    "experiment": (experiments, experiment_facts),
 }

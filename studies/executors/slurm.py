@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..provenance import cores
 from ..schema import Run
 from ..worker import Finished
 from .executor import Work, kept_busy
 from .extras import needed
 
 JOBS = 64
+DAY = 24 * 60
+"""Minutes."""
 POLL = 0.2
 LOGS = ".submitit"
 
 
 class Slurm:
-    """One SLURM job a run, at most 64 at a time by default; where there is no SLURM, submitit's local jobs.
+    """One SLURM job a run, at most 64 at a time by default; where there is no SLURM, submitit's local jobs, one a core.
 
-    What a job needs beside its CPUs is said as sbatch and submitit read it, in SBATCH_PARTITION, SBATCH_ACCOUNT and the like.
-    Jobs and their logs are kept in `.submitit` under the working directory, which all nodes must see.
+    What a job needs beside its CPUs and its day of time is said as sbatch reads it, in SBATCH_PARTITION, SBATCH_ACCOUNT and the
+    like. Jobs and their logs are kept in `.submitit` under the working directory, which all nodes must see.
     """
 
     def __init__(self, workers: int | None = None) -> None:
         self.submitit = needed("submitit", "slurm")
-        self.workers = workers or JOBS
+        self.workers = workers or (JOBS if shutil.which("srun") else cores())
 
     def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
         """See `Executor.map`."""
@@ -35,7 +38,7 @@ class Slurm:
 
         def start(run: Run) -> Any:
             executor = self.submitit.AutoExecutor(folder=Path(LOGS).resolve())
-            executor.update_parameters(name=f"hwsim-{run.id}", cpus_per_task=run.threads, timeout_min=_minutes())
+            executor.update_parameters(name=f"hwsim-{run.id}", cpus_per_task=run.threads, timeout_min=DAY)
             job = executor.submit(work, run)
             jobs.add(job)
             return job
@@ -57,8 +60,3 @@ class Slurm:
         finally:
             for job in jobs:
                 job.cancel()
-
-
-def _minutes() -> int:
-    """The time limit of a job, from SBATCH_TIMELIMIT in minutes; a day unless said."""
-    return int(os.environ.get("SBATCH_TIMELIMIT", 24 * 60))

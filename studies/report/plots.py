@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, cast
 
 import matplotlib as mpl
@@ -41,13 +42,20 @@ STYLE: dict[str, Any] = {
 
 def curves(report: Report, metric: str) -> str:
     """A metric on the test set by epoch: the mean over the seeds, and a band of one standard deviation."""
-    return _drawn(f"{metric} by epoch", (7.0, 3.6), lambda figure: _curves(figure, report.grid, Unit(metric)))
+    size = _width(report.grid), max(3.6, 0.6 + 0.19 * len(report.grid))
+    return _drawn(f"{metric} by epoch", size, lambda figure: _curves(figure, report.grid, Unit(metric)))
 
 
 def ends(report: Report) -> str:
     """The metric after the last epoch: the mean over the seeds, its standard deviation, and a small dot for each seed."""
     rows = [row for row in report.comparisons if row.value.count]
-    return _drawn(f"{report.metric} at the end", (7.0, 0.8 + 0.32 * len(rows)), lambda figure: _ends(figure, rows, report.unit))
+    size = _width([row.series for row in rows]), 0.8 + 0.32 * len(rows)
+    return _drawn(f"{report.metric} at the end", size, lambda figure: _ends(figure, rows, report.unit))
+
+
+def _width(series: Sequence[Series]) -> float:
+    """Inches: 7, and what names of more than 24 letters need."""
+    return 7.0 + 0.065 * max((len(one.name) - 24 for one in series if len(one.name) > 24), default=0)
 
 
 def budget_bars(budget: Budget) -> str:

@@ -37,7 +37,8 @@ class Series:
     @property
     def name(self) -> str:
         """The datapath, and the other axes' values."""
-        return ", ".join([self.datapath, *(f"{axis.rpartition('.')[2]} {value}" for axis, value in self.settings.items())])
+        others = [f"{axis.rpartition('.')[2]} {value}" for axis, value in self.settings.items()]
+        return ", ".join([self.datapath, *dict.fromkeys(others)])
 
     @property
     def diverged(self) -> int:

@@ -98,6 +98,11 @@ def test_datapaths_are_compared_by_what_they_declare() -> None:
     assert "gemm.output.weight.rounding: nearest_even | stochastic(24)" in text
 
 
+def test_one_datapath_alone_is_not_compared() -> None:
+    found = hwsim("compare", "fp32")
+    assert (found.exit_code, found.stderr) == (2, "error: compare: got 1 name; allowed: two or more\n")
+
+
 def test_two_datapaths_run_in_lock_step_to_the_first_difference(study: SimpleNamespace) -> None:
     assert "agree bit for bit over 1 steps" in hwsim("diff", "mine", "mine", "--study", study.path, "--steps", 1).stdout
     text = hwsim("diff", "fp32", "mine", "--study", study.path).stdout

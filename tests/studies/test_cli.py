@@ -240,3 +240,8 @@ def test_the_schema_is_json_that_allows_the_shipped_studies() -> None:
     schema = json.loads(hwsim("schema").stdout)
     assert set(schema["properties"]) == {"study", "formats", "macs", "datapaths"}
     assert set(schema["$defs"]["Study"]["properties"]) >= {"task", "optimizer", "grid", "zip", "exclude", "seeds", "report"}
+
+
+def test_a_name_of_a_format_and_a_datapath_is_shown_as_the_kind_asked_for() -> None:
+    assert "format" in json.loads(hwsim("show", "bf16", "--json").stdout)
+    assert "gemm" in json.loads(hwsim("show", "bf16", "--kind", "datapath", "--json").stdout)["datapath"]
