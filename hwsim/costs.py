@@ -127,10 +127,7 @@ def significand(fmt: Format) -> tuple[int, int]:
 
 def bits_per_element(fmt: Format) -> float:
     """Stored bits of one element, with its share of its block's scale: MXFP4 4.25, NVFP4 4.5."""
-    if isinstance(fmt, Block):
-        size = fmt.size if isinstance(fmt.size, int) else _area(fmt.size)
-        return fmt.element.bits + (fmt.scale.bits / size if size else 0.0)
-    return float(fmt.bits)
+    return fmt.bits_per_element if isinstance(fmt, Block) else float(fmt.bits)
 
 
 def accumulator_bits(a: Format, b: Format, terms: int) -> int:
@@ -177,7 +174,3 @@ def gemm_cost(table: Cost, audit: Iterable[Mapping[str, Any]], wide: str = "fp32
 
 def _format_of(cast: str, wide: str) -> Format:
     return format_record(wide if cast == "none" else cast.split(" ")[0])
-
-
-def _area(size: Any) -> int:
-    return int(size[0] * size[1]) if isinstance(size, tuple) else 0

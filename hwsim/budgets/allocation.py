@@ -8,6 +8,7 @@ from math import isnan
 from typing import Any
 
 from hwsim.config.record import Record
+from hwsim.costs import bits_per_element
 from hwsim.datapaths import datapath
 from hwsim.errors import ConfigError
 from hwsim.fields import format_record
@@ -97,21 +98,13 @@ def allocate(
             break
         # What the forward pass loses, the loss after the step has lost too.
         allowed[broken[0]] *= TIGHTER
-    sizes = {slot: choices[0].bits / format_bits(candidates[0]) for slot, choices in slots.items()}
+    sizes = {slot: choices[0].bits / bits_per_element(format_record(candidates[0])) for slot, choices in slots.items()}
     bits = sum(choice.bits for choice in chosen.values()) / sum(sizes.values())
     formats = {"/".join(slot): choice.format for slot, choice in chosen.items()}
     predicted = sum(choice.change for choice in chosen.values())
     return Allocation.model_construct(
         datapath=data, formats=formats, bits=bits, predicted=predicted, measured=measured, limit=limit
     )
-
-
-def format_bits(name: str) -> float:
-    """Bits an element, with its share of a block's scale."""
-    fmt = format_record(name)
-    if isinstance(fmt, Block) and isinstance(fmt.size, int):
-        return fmt.element.bits + fmt.scale.bits / fmt.size
-    return float(fmt.bits)
 
 
 def _slots(twin: Twin, candidates: Sequence[str], seed: int, samples: int) -> dict[Slot, list[_Choice]]:
@@ -127,7 +120,9 @@ def _slots(twin: Twin, candidates: Sequence[str], seed: int, samples: int) -> di
         )
         for slot, places in _by_slot(found.places).items():
             elements = sum(found.facts[place.port].elements for place in places)
-            slots.setdefault(slot, []).append(_Choice(name, elements * format_bits(name), _change(prediction, places)))
+            slots.setdefault(slot, []).append(
+                _Choice(name, elements * bits_per_element(format_record(name)), _change(prediction, places))
+            )
     return slots
 
 

@@ -10,7 +10,16 @@ from hwsim.costs import accumulator_bits, bits_per_element, cost, cost_tables, g
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"), [("mxfp4", 4.25), ("mxfp6_e2m3", 6.25), ("mxfp8_e4m3", 8.25), ("nvfp4", 4.5), ("int8", 8), ("fp32", 32)]
+    ("name", "bits"),
+    [
+        ("mxfp4", 4.25),
+        ("mxfp6_e2m3", 6.25),
+        ("mxfp8_e4m3", 8.25),
+        ("nvfp4", 4.5),
+        ("nvfp4_16x16", 4.03125),
+        ("int8", 8),
+        ("fp32", 32),
+    ],
 )
 def test_a_block_format_stores_its_share_of_the_scale(name: str, bits: float) -> None:
     assert bits_per_element(hwsim.format(name)) == bits
