@@ -18,7 +18,7 @@ from hwsim.errors import ConfigError, HwsimError, not_allowed
 from hwsim.fields import format_record
 from hwsim.models import TaskError
 
-from . import budgeting, comparing, hardware, listing, pictures, proof
+from . import budgeting, circuits, comparing, hardware, listing, pictures, proof
 from .editing import study_schema
 from .executors import Executor, executors
 from .files import StudyFile, check_file, load_study
@@ -66,6 +66,7 @@ app = typer.Typer(
 )
 app.add_typer(hardware.commands)
 app.add_typer(proof.commands)
+app.add_typer(circuits.commands)
 Kind = Enum("Kind", {kind: kind for kind in listing.LISTED}, type=str)  # type: ignore[misc]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
