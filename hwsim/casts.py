@@ -179,8 +179,13 @@ class Cast(Record):
         return self.scaling is not None and self.scaling.rule != "none"
 
     def keeps(self, dtype: torch.dtype) -> bool:
-        """Whether the cast changes no value of a tensor of this dtype."""
-        return not (self.flush_inputs or self.flush_outputs or self.scaled) and holds_all(self.format, dtype)
+        """Whether the cast changes no value of a tensor of this dtype.
+
+        An infinity that saturates is changed, unless it becomes a largest value that is an infinity in this dtype.
+        """
+        if self.flush_inputs or self.flush_outputs or self.scaled or not holds_all(self.format, dtype):
+            return False
+        return self.projection.overflow == "infinity" or self.format.max > torch.finfo(dtype).max
 
     def written_by_unit(self) -> Cast:
         """The same cast with the overflow of an arithmetic unit's output where none was declared; elements of blocks saturate."""

@@ -177,6 +177,8 @@ def _runs(file: StudyFile, names: Sequence[str]) -> list[list[TrainingRun]]:
         ):
             first.setdefault(place.datapath, []).append(run)
     rounding = [name for name, runs in first.items() if roles(runs[0].datapath)]
+    if not rounding:
+        raise ConfigError(f"{file.document.name}: no datapath of this study rounds; allowed: one with casts or an accumulator")
     for name in names:
         if name not in rounding:
             raise ConfigError(f"budget: {not_allowed('datapath', name, rounding)} (the datapaths of this study that round)")

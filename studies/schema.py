@@ -15,6 +15,7 @@ from hwsim.casts import CastField
 from hwsim.config import content_hash
 from hwsim.config.record import Record
 from hwsim.datapaths import Datapath
+from hwsim.fields import FormatField
 
 from .weights import QuantizerChoice
 
@@ -136,7 +137,7 @@ class BudgetChoice(Record):
     batch_size: Count | None = None
     draws: Count = 4
     samples: Count = 8
-    candidates: Annotated[tuple[str, ...], Field(min_length=2)] = CANDIDATES
+    candidates: Annotated[tuple[FormatField, ...], Field(min_length=2)] = CANDIDATES
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
