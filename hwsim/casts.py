@@ -223,13 +223,14 @@ def holds_all(fmt: Format, dtype: torch.dtype) -> bool:
     )
 
 
-def _cast(given: Any) -> Any:
+def cast_mapping(given: Any) -> Any:
+    """The YAML of a cast as a mapping: a format alone is a cast without anything else."""
     if isinstance(given, str | Format) or (isinstance(given, dict) and "kind" in given):
         return {"format": given}
     return given
 
 
-def _no_operand(cast: Cast) -> Cast:
+def no_operand(cast: Cast) -> Cast:
     """Refuse what acts on the operands of GEMMs alone."""
     if cast.transform is not None:
         raise ValueError(f"transform: got {cast.transform!r}; allowed: on the operands of GEMMs")
@@ -248,6 +249,6 @@ def _on_wire(cast: Cast) -> Cast:
     raise ValueError(f"scaling: got {cast}; allowed on the wire: one scale a tensor, by the rules {', '.join(WIRE_RULES)}")
 
 
-CastField = Annotated[Cast, BeforeValidator(_cast)]
-ResultField = Annotated[Cast, BeforeValidator(_cast), AfterValidator(_no_operand), AfterValidator(Cast.written_by_unit)]
-WireField = Annotated[Cast, BeforeValidator(_cast), AfterValidator(_no_operand), AfterValidator(_on_wire)]
+CastField = Annotated[Cast, BeforeValidator(cast_mapping)]
+ResultField = Annotated[Cast, BeforeValidator(cast_mapping), AfterValidator(no_operand), AfterValidator(Cast.written_by_unit)]
+WireField = Annotated[Cast, BeforeValidator(cast_mapping), AfterValidator(no_operand), AfterValidator(_on_wire)]

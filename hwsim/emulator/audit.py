@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hwsim.casts import Cast
 from hwsim.layering import Operand
 
+from .opened import native_steps
 from .phases import Phase
 from .sites import Layer, Site
 
@@ -108,12 +109,13 @@ class Audit:
         return [*self._gemm_rows(), *self._vector_rows(), *self._move_rows(), *self._other_rows()]
 
     def unemulated(self) -> list[NativeRow]:
-        """The rows without a cast for which values were computed, and why."""
-        return [
+        """The rows without a cast for which values were computed, and the vector unit's inner steps that are torch's own."""
+        results = [
             NativeRow(row.phase, row.op, row.site, row.role, REASONS.get(row.role, UNDECLARED), row.count, row.flops)
             for row in self.rows()
             if row.cast == "none" and row.role != "move"
         ]
+        return [*results, *self._native_steps()]
 
     def coverage(self) -> dict[str, float]:
         """The shares of operations and of FLOPs that ran as the datapath declares; 1.0 is all.
@@ -127,6 +129,12 @@ class Audit:
             share: _ratio(sum(e[i] for e, known in entries if known), sum(e[i] for e, _ in entries))
             for i, share in enumerate(("operations", "flops"))
         }
+
+    def _native_steps(self) -> Iterator[NativeRow]:
+        for (phase, op, layer), (count, flops) in self._vectors.items():
+            reason = native_steps(op, layer.steps)
+            if reason:
+                yield NativeRow(phase.value, op, layer.path, "steps", reason, count, flops)
 
     def _gemm_rows(self) -> Iterator[AuditRow]:
         for (phase, op, site, gemm, left, right), (count, flops) in self._gemms.items():
