@@ -116,9 +116,11 @@ def regression_cases(*, replicas: int, dimension: int, steps: int, whole: int, w
     spectrum = power_law(wide, 2.0)
     return {
         LOOP: Case(lambda: numpy_sgd(replicas, dimension, steps), size=steps / whole),
-        SIMULATED: Case(lambda: quantized_sgd(**problem, quantizers=quantizers, replicas=replicas), 1.0, steps / whole),
+        SIMULATED: Case(lambda: quantized_sgd(**problem, quantizers=quantizers, replicas=replicas), 1.0, steps / whole, 30.0),
         NUMPY_RECURSION: Case(lambda: numpy_recursion(spectrum, long, 1e-4), size=long / 10_000),
-        RECURSION: Case(lambda: expected_excess_risk(spectrum, 1.0, 1.0, 1e-4, long, quantizers=quantizers), size=long / 10_000),
+        RECURSION: Case(
+            lambda: expected_excess_risk(spectrum, 1.0, 1.0, 1e-4, long, quantizers=quantizers), size=long / 10_000, limit=30.0
+        ),
     }
 
 
