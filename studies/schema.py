@@ -108,16 +108,39 @@ class Setting(Record):
     threads: Count = 1
 
 
+class Published(Record):
+    """What others measured, to be shown beside the study's own numbers.
+
+    Args:
+        title: what the numbers are. source: where they are from, and what was trained how.
+        header: of the columns. rows: as many texts a row.
+    """
+
+    title: str
+    source: str
+    header: Annotated[tuple[str, ...], Field(min_length=1)]
+    rows: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Published:
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.header):
+                raise ValueError(f"rows[{number}]: got {len(row)} texts; allowed: {len(self.header)}, one a column")
+        return self
+
+
 class ReportChoice(Record):
     """What to ask of the results.
 
     Args:
         metric: what the headline and the differences are about; by default the task's first metric, else the test loss.
+        published: tables of what others measured, with their sources.
         budget: datapaths whose error is split over operand roles, by further runs.
         budget_epochs: a shorter training for those runs; by default the task's epochs.
     """
 
     metric: str | None = None
+    published: tuple[Published, ...] = ()
     budget: tuple[str, ...] = ()
     budget_epochs: Count | None = None
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -38,7 +38,14 @@ def tables(report: AnyReport) -> list[Facts]:
         return [*report.section.tables]
     title = f"{report.study['name']}: {report.metric} over {len(report.study['seeds'])} seeds"
     budgets = [Facts(budget_title(budget), *budget_rows(budget)) for budget in report.budgets]
-    return [Facts(title, *comparison_rows(report)), *budgets]
+    others = [Facts(f"{each['title']} ({each['source']})", each["header"], each["rows"]) for each in published(report)]
+    return [Facts(title, *comparison_rows(report)), *others, *budgets]
+
+
+def published(report: Report) -> Sequence[Mapping[str, Any]]:
+    """What others measured, as the study quotes it; studies that were stored before they could quote have nothing."""
+    found: Sequence[Mapping[str, Any]] = report.study["report"].get("published", ())
+    return found
 
 
 def comparison_rows(report: Report) -> tuple[list[str], list[list[str]]]:
