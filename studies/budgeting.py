@@ -22,10 +22,10 @@ from hwsim.errors import ConfigError, not_allowed
 from hwsim.models import Task, batches, initial_model
 
 from . import tasks
+from .disk import write_file
 from .files import StudyFile
 from .plan import expand
 from .schema import TORCH_OPTIMIZERS, Study, TrainingRun
-from .store import write_file
 
 
 @dataclass(frozen=True)

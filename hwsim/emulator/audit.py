@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from hwsim.casts import Cast
 from hwsim.layering import Operand
 
 from .opened import native_steps
 from .phases import Phase
-from .sites import Layer, Site
+from .sites import Layer, Site, Sites
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,28 @@ class Audit:
         entry = self._others.setdefault((phase, op, site, role, _text(cast)), [0, 0])
         entry[0] += 1
         entry[1] += flops
+
+    def state_dict(self) -> dict[str, list[list[Any]]]:
+        """The counts, by the names of their places, in the order in which these first ran."""
+        return {
+            "gemms": [
+                [phase.value, op, site.name, site.layer.path, *roles, *entry]
+                for (phase, op, site, *roles), entry in self._gemms.items()
+            ],
+            "vectors": [[phase.value, op, layer.path, *entry] for (phase, op, layer), entry in self._vectors.items()],
+            "moves": [[phase.value, op, layer.path, count] for (phase, op, layer), count in self._moves.items()],
+            "others": [[phase.value, *names, *entry] for (phase, *names), entry in self._others.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, list[list[Any]]], sites: Sites) -> None:
+        """Count on from saved counts; those so far are dropped."""
+        self._gemms = {
+            (Phase(phase), op, sites.site(name, sites.layer(path)), gemm, left, right): [count, flops]
+            for phase, op, name, path, gemm, left, right, count, flops in state["gemms"]
+        }
+        self._vectors = {(Phase(phase), op, sites.layer(path)): entry for phase, op, path, *entry in state["vectors"]}
+        self._moves = {(Phase(phase), op, sites.layer(path)): count for phase, op, path, count in state["moves"]}
+        self._others = {(Phase(phase), op, site, role, cast): entry for phase, op, site, role, cast, *entry in state["others"]}
 
     def rows(self) -> list[AuditRow]:
         """All rows, in the order in which their places first ran."""
