@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import hypot, isfinite, nan
 from statistics import fmean, stdev
-from typing import Any
-
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markup import escape
-from rich.table import Table as RichTable
+from typing import TYPE_CHECKING, Any
 
 from .causes import Facts
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table as RichTable
 
 TOTAL = "all"
 SHOWN = 20
@@ -123,6 +123,8 @@ class Budget:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The headline, the totals and the largest rows."""
+        from rich.markup import escape
+
         yield escape(self.headline)
         yield _table(f"{self.datapath}: places together", self.totals)
         more = f" (the {SHOWN} largest of {len(self.places)})" if len(self.places) > SHOWN else ""
@@ -194,6 +196,9 @@ def finite(value: Any) -> Any:
 
 
 def _table(title: str, rows: Sequence[Row], everything: Sequence[Row] = ()) -> RichTable:
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
     table = RichTable(title=title, title_justify="left")
     for i, name in enumerate(("where", "measured", "noise", "predicted", *(("mostly",) if everything else ()))):
         table.add_column(name, justify="left" if i in (0, 4) else "right")

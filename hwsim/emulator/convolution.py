@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from hwsim.layering import Gemm, Operand
-from hwsim.macs.operands import Scaled
-from hwsim.macs.quantized import epilogue, transposed
+from hwsim.macs.quantized import Scaled, epilogue, transposed
 
 from . import lowering, spatial
 from .observing import Factor, Product

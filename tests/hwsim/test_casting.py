@@ -1,15 +1,17 @@
 """Casts at work: scales, elements, codes."""
 
+from math import inf, nan
 from typing import Any
 
 import pytest
 import torch
 
 import hwsim
-from hwsim.casting import apply, elements, scale_of
+from hwsim.casting import apply, elements, magnitude_max, scale_of
 from hwsim.casts import Cast, Scaling
 from hwsim.errors import ConfigError, FormatError
 from hwsim.formats import Draw
+from hwsim.formats.scaled import PER_TENSOR, ScaleLayout
 
 
 def tensor(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -168,3 +170,27 @@ def test_a_saturating_operand_clips_the_infinities_of_its_own_dtype() -> None:
     torch.nn.init.constant_(layer.weight, 2.0**-100)
     with hwsim.emulate(layer, {"gemm": {"output": {"input": "fp32"}}}), torch.no_grad():
         assert layer(x).item() == pytest.approx(torch.finfo(torch.float32).max * 2.0**-100)
+
+
+MAGNITUDES = torch.tensor(
+    [[1.0, -2.0, 0.5, -0.0], [nan, 3.0, -inf, -1e-40], [nan, inf, nan, -inf], [0.0, 0.0, -0.0, 0.0]], dtype=torch.float64
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        (PER_TENSOR, 3.0),
+        (ScaleLayout(0), [2.0, 3.0, 0.0, 0.0]),
+        (ScaleLayout(1), [1.0, 3.0, 0.5, -1e-40]),
+        (ScaleLayout(-1, 2), [[2.0, 0.5], [3.0, -1e-40], [0.0, 0.0], [0.0, 0.0]]),
+        (ScaleLayout(-1, 3), [[2.0, 0.0], [3.0, -1e-40], [0.0, 0.0], [0.0, 0.0]]),
+        (ScaleLayout(0, 2), [[1.0, 3.0, 0.5, -1e-40], [0.0, 0.0, 0.0, 0.0]]),
+    ],
+    ids=str,
+)
+def test_the_largest_magnitude_is_that_of_finite_elements(dtype: torch.dtype, layout: ScaleLayout, expected: Any) -> None:
+    for x in (MAGNITUDES.to(dtype), MAGNITUDES.to(dtype).T.contiguous().T):
+        found = magnitude_max(x, layout)
+        assert torch.equal(found, torch.tensor(expected, dtype=torch.float64).to(dtype).to(found.dtype).abs())
