@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from hwsim.formats.block_lowering import ERROR, MSE, TWO_LEVEL, BlockRule
-from hwsim.formats.level_lowering import AnyRule, LevelRule
+from hwsim.formats.level_lowering import AnyRule, LevelRule, numbers_of
 from hwsim.formats.lowering import Rule, lower
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import CARRIERS
 from hwsim.formats.tiling import Tiling
 
-from .gpu import BLOCK, FAST_BLOCK, NO_DRAW, OPTIONS, check_device, grid, numbers_of, tables, words
+from .gpu import BLOCK, FAST_BLOCK, NO_DRAW, OPTIONS, check_device, grid, tables, words
 from .refusal import refuse_nan, refuse_special
 
 TILE, WIDEST, TRIED = 2048, 512, 16
