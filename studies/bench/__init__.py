@@ -16,6 +16,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Measurement | Rates]] = {
     "parq": training.step,
     "prox": training.maps,
     "regression": training.regression,
+    "solvers": training.solvers,
 }
 """Each takes the number of rounds."""
 

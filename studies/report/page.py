@@ -10,15 +10,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..store import write_file
+from ..disk import write_file
 from .costs import cost_rows, costs
 from .experiments import ExperimentReport
 from .plots import budget_bars, curves, ends, experiment_plot, front_plot
 from .summary import Report
-from .texts import budget_rows, budget_title, comparison_rows
+from .texts import budget_rows, budget_title, comparison_rows, published
 
 HERE = Path(__file__).parent
 PAGE = "report.html"
+RATE = "quantization_rate"
 
 
 def write_page(report: Report | ExperimentReport) -> Path:
@@ -47,7 +48,7 @@ def _experiment(report: ExperimentReport) -> dict[str, Any]:
 
 def _trainings(report: Report) -> dict[str, Any]:
     found = costs(report)
-    metrics = dict.fromkeys(name for name in (report.metric, "test_loss", "train_loss") if name in report.metrics)
+    metrics = dict.fromkeys(name for name in (report.metric, "test_loss", "train_loss", RATE) if name in report.metrics)
     return {
         "body": "trainings.html",
         "provenance": next(iter(report.records.values())),
@@ -56,6 +57,7 @@ def _trainings(report: Report) -> dict[str, Any]:
         "curves": [(metric, Markup(curves(report, metric))) for metric in metrics],
         "budgets": [(budget_title(budget), budget_rows(budget), Markup(budget_bars(budget))) for budget in report.budgets],
         "costs": cost_rows(report, found),
+        "published": [(each["title"], each["source"], (each["header"], each["rows"])) for each in published(report)],
         "fronts": [(table, Markup(front_plot(report, table))) for table in found if table.values],
         "machines": machine_rows(report),
         "audit": audit_rows(report),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import matplotlib as mpl
 from cycler import cycler
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..experiments import Plot
@@ -24,6 +25,9 @@ INK = "#010203"
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb7700", "#777777", "#009988", "#cc3311")
 """Paul Tol's bright scheme, and two more of his vibrant one (SRON technical note SRON/EPS/TN/09-002)."""
+
+FACETS = 3
+"""Panels in a row."""
 
 STYLES: dict[str, tuple[str, str]] = {"line": ("-", "."), "dashes": ("--", ""), "dots": (":", ""), "points": ("", "o")}
 WHISKER = {"ecolor": INK, "lw": 1}
@@ -41,9 +45,28 @@ STYLE: dict[str, Any] = {
 
 
 def curves(report: Report, metric: str) -> str:
-    """A metric on the test set by epoch: the mean over the seeds, and a band of one standard deviation."""
-    size = _width(report.grid), max(3.6, 0.6 + 0.19 * len(report.grid))
-    return _drawn(f"{metric} by epoch", size, lambda figure: _curves(figure, report.grid, Unit(metric)))
+    """A metric on the test set by epoch: the mean over the seeds, and a band of one standard deviation.
+
+    More series than there are colours are shown in panels of their own for all axes but the last one, on common scales.
+    """
+    name, unit = f"{metric} by epoch", Unit(metric)
+    grid = tuple(series for series in report.grid if series.curve(metric))
+    panels = facets(grid) if len(grid) > len(COLOURS) else {}
+    if len(panels) < 2:
+        size = _width(grid), max(3.6, 0.6 + 0.19 * len(grid))
+        return _drawn(name, size, lambda figure: _curves(figure, grid, unit))
+    rows = -(-len(panels) // FACETS)
+    return _drawn(name, (3.2 * FACETS, 0.8 + 2.1 * rows), lambda figure: _small_multiples(figure, panels, rows, unit))
+
+
+def facets(grid: Sequence[Series]) -> dict[str, dict[str, Series]]:
+    """Series by the names of the panel and of the line: the values of all axes but the last, and of the last."""
+    panels: dict[str, dict[str, Series]] = {}
+    for series in grid:
+        *others, last = series.settings.values() or [series.datapath]
+        title = ", ".join(map(str, (series.datapath, *others) if series.settings else others))
+        panels.setdefault(title, {})[str(last)] = series
+    return panels
 
 
 def ends(report: Report) -> str:
@@ -115,21 +138,40 @@ def _panels(figure: Figure, plot: Plot, rows: int, columns: int) -> None:
 
 def _curves(figure: Figure, grid: tuple[Series, ...], unit: Unit) -> None:
     axes = figure.add_subplot()
-    factor = unit.factor
     for i, series in enumerate(grid):
-        curve = series.curve(unit.metric)
-        epochs = [epoch + 1 for epoch in curve]
-        means = [factor * spread.mean for spread in curve.values()]
-        widths = [0.0 if math.isnan(spread.deviation) else factor * spread.deviation for spread in curve.values()]
-        dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
-        (line,) = axes.plot(epochs, means, dashes, marker=".", label=series.name)
-        low = [mean - width for mean, width in zip(means, widths, strict=True)]
-        high = [mean + width for mean, width in zip(means, widths, strict=True)]
-        axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        _curve(axes, series, series.name, i, unit)
     axes.set_xlabel("epoch")
     axes.set_ylabel(unit.label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+
+
+def _curve(axes: Any, series: Series, label: str, number: int, unit: Unit) -> None:
+    curve, factor = series.curve(unit.metric), unit.factor
+    epochs = [epoch + 1 for epoch in curve]
+    means = [factor * spread.mean for spread in curve.values()]
+    widths = [0.0 if math.isnan(spread.deviation) else factor * spread.deviation for spread in curve.values()]
+    colour, dashes = COLOURS[number % len(COLOURS)], ("-", "--", ":")[number // len(COLOURS) % 3]
+    axes.plot(epochs, means, dashes, marker=".", label=label, color=colour)
+    low = [mean - width for mean, width in zip(means, widths, strict=True)]
+    high = [mean + width for mean, width in zip(means, widths, strict=True)]
+    axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _small_multiples(figure: Figure, panels: Mapping[str, Mapping[str, Series]], rows: int, unit: Unit) -> None:
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    grid = [*figure.subplots(rows, FACETS, sharex=True, sharey=True, squeeze=False).flat]
+    for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+        for label, series in lines.items():
+            _curve(axes, series, label, labels.index(label), unit)
+        axes.set_title(title, fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel("epoch")
+    figure.supylabel(unit.label)
+    shown = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=".", label=label) for i, label in enumerate(labels)]
+    figure.legend(handles=shown, loc="outside upper center", ncols=min(len(shown), 5), frameon=False)
 
 
 def _ends(figure: Figure, rows: list[Comparison], unit: Unit) -> None:

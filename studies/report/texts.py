@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -20,7 +20,7 @@ from .statistics import Spread, Unit
 from .summary import Report
 
 LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"} | {"±": "$\\pm$", "\\": "\\textbackslash{}"})
-
+VOLATILE = ("seconds", "started", "host")
 
 AnyReport = Report | ExperimentReport
 
@@ -38,7 +38,14 @@ def tables(report: AnyReport) -> list[Facts]:
         return [*report.section.tables]
     title = f"{report.study['name']}: {report.metric} over {len(report.study['seeds'])} seeds"
     budgets = [Facts(budget_title(budget), *budget_rows(budget)) for budget in report.budgets]
-    return [Facts(title, *comparison_rows(report)), *budgets]
+    others = [Facts(f"{each['title']} ({each['source']})", each["header"], each["rows"]) for each in published(report)]
+    return [Facts(title, *comparison_rows(report)), *others, *budgets]
+
+
+def published(report: Report) -> Sequence[Mapping[str, Any]]:
+    """What others measured, as the study quotes it; studies that were stored before they could quote have nothing."""
+    found: Sequence[Mapping[str, Any]] = report.study["report"].get("published", ())
+    return found
 
 
 def comparison_rows(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -70,12 +77,12 @@ def budget_rows(budget: Budget) -> tuple[list[str], list[list[str]]]:
     return ["role", "alone", "all but it", "interaction"], rows
 
 
-def as_csv(report: AnyReport) -> str:
+def as_csv(report: AnyReport, volatile: bool = False) -> str:
     """One line for each run of the grid and the budgets, with its last epoch, or for each row of an experiment.
 
-    The text is the same for the same results.
+    The text is the same for the same results; `volatile` adds what may differ each time: seconds, start and host of trainings.
     """
-    return _rows_as_csv(report) if isinstance(report, ExperimentReport) else _runs_as_csv(report)
+    return _rows_as_csv(report) if isinstance(report, ExperimentReport) else _runs_as_csv(report, VOLATILE if volatile else ())
 
 
 def _rows_as_csv(report: ExperimentReport) -> str:
@@ -87,17 +94,18 @@ def _rows_as_csv(report: ExperimentReport) -> str:
     return stream.getvalue()
 
 
-def _runs_as_csv(report: Report) -> str:
+def _runs_as_csv(report: Report, more: Sequence[str]) -> str:
     axes = list(dict.fromkeys(axis for series in report.series for axis in series.settings))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["datapath", "part", *axes, "seed", "id", "status", "steps", "epoch", *report.metrics])
+    writer.writerow(["datapath", "part", *axes, "seed", "id", "status", "steps", "epoch", *report.metrics, *more])
     for series in report.series:
         settings = [series.settings.get(axis) for axis in axes]
         for seed, rows in sorted(series.rows.items()):
             last = rows[-1]
             run = [last["id"], last["status"], last["steps"], last["epoch"]]
-            writer.writerow([series.datapath, series.part, *settings, seed, *run, *(last.get(name) for name in report.metrics)])
+            values = [last.get(name) for name in (*report.metrics, *more)]
+            writer.writerow([series.datapath, series.part, *settings, seed, *run, *values])
     return stream.getvalue()
 
 

@@ -20,6 +20,7 @@ TINY: dict[str, dict[str, object]] = {
     "diabetes_regression": {},
     "digits_cnn": {"width": 2},
     "digits_mlp": {"width": 4},
+    "digits_one_vs_all": {},
     "fashion_cnn": {"width": 2},
     "fashion_resnet20": {},
     "idx_images": {"network": "mlp"},

@@ -50,6 +50,14 @@ def test_diabetes_rows_are_split_and_standardised_by_the_training_part() -> None
     torch.testing.assert_close(rows.std(0, correction=0), torch.ones(11, dtype=torch.float64), atol=1e-6, rtol=0)
 
 
+def test_one_vs_all_targets_mark_the_digit_among_its_rivals() -> None:
+    chosen, classes = task("digits_one_vs_all").load_data(), task("digits_mlp").load_data()
+    assert torch.equal(chosen.train_inputs, classes.train_inputs.flatten(1))
+    assert torch.equal(chosen.test_targets.argmax(-1), classes.test_targets)
+    assert chosen.train_targets.sum(-1).unique().tolist() == [-8.0]
+    assert chosen.train_targets.unique().tolist() == [-1.0, 1.0]
+
+
 class TestPowerLaw:
     def test_features_have_the_declared_spectrum(self) -> None:
         data = task("linear_regression", d=8, n=20_000, a=1.5).load_data()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hwsim.studies.report.budgets import budgets
-from hwsim.studies.report.plots import budget_bars
+from hwsim.studies.report.plots import budget_bars, facets
 from hwsim.studies.report.statistics import Spread, Unit, paired
 from hwsim.studies.report.summary import Series
 
@@ -109,3 +109,15 @@ def test_plots_take_the_pages_colour_and_escape_what_they_show() -> None:
     assert "currentColor" in plot
     assert "<b>" not in plot
     assert plot == budget_bars(budget)
+
+
+def test_many_series_are_shown_in_a_panel_for_all_axes_but_the_last() -> None:
+    grid = [
+        Series(datapath, {"quantizer.levels": levels, "quantizer.method": method}, "", {})
+        for datapath in ("fp32", "a4") for levels in ("int2", "nf4") for method in ("ste", "parq")
+    ]  # fmt: skip
+    panels = facets(grid)
+    assert list(panels) == ["fp32, int2", "fp32, nf4", "a4, int2", "a4, nf4"]
+    assert all(list(lines) == ["ste", "parq"] for lines in panels.values())
+    assert panels["a4, int2"]["parq"] is grid[5]
+    assert list(facets([series("one", "", {0: 1.0}), series("two", "", {0: 1.0})])) == [""]

@@ -47,6 +47,10 @@ WRONG = [
     ((SEEDS, "seeds: 3"), "study.seeds: got 3"),
     ((SEEDS, "seed: [0]"), "tiny.yaml:13: study.seed: unknown key"),
     ((SEEDS, "seed: [0]"), "did you mean 'seeds'?"),
+    (
+        (SEEDS, "report: {published: [{title: a, source: b, header: [bits, STE], rows: [['1', '89.6'], ['2']]}]}"),
+        "tiny.yaml:13: study.report.published[0]: rows[1]: got 1 texts; allowed: 2, one a column",
+    ),
     ((SEEDS, "threads: 0"), "study.threads: got 0"),
     ((GRID, "grid: {datapath: []}"), "tiny.yaml:12: study.grid.datapath: got a list of 0"),
     ((GRID, "grid: {datapath: fp32}"), "study.grid.datapath: got 'fp32'"),

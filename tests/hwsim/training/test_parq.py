@@ -270,3 +270,21 @@ class TestWrapper:
 def sign_of(w: torch.Tensor) -> torch.Tensor:
     scale = w.abs().mean()
     return torch.where(w > 0, scale, -scale)
+
+
+def test_weights_are_the_matrices_of_layers_and_not_embeddings_norms_or_biases() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.attention = nn.Embedding(5, 8), nn.MultiheadAttention(8, 2)
+            self.norm, self.memory, self.head = nn.LayerNorm(8), nn.LSTM(8, 3), nn.Linear(8, 5, bias=False)
+            self.head.weight = self.embedding.weight
+
+    model = Net()
+    names = {id(p): name for name, p in model.named_parameters()}
+    weights, others = split_parameters(model)
+    assert {names[id(w)] for w in weights} == {
+        "embedding.weight", "attention.in_proj_weight", "attention.out_proj.weight", "memory.weight_ih_l0", "memory.weight_hh_l0",
+    }  # fmt: skip
+    assert len(weights) + len(others) == len(names)
+    assert "attention.in_proj_weight" not in {names[id(w)] for w in split_parameters(model, ["attention"])[0]}
