@@ -13,7 +13,7 @@ from torch import Tensor
 from .backends import backend as backend_named
 from .backends import block_gpu
 from .backends.block_vector import round_blocks
-from .backends.registry import cpu_block_kernel
+from .backends.registry import round_blocks_on_cpu
 from .backends.vector import multiply
 from .block import Block
 from .block_lowering import lower_block, unpack_block
@@ -138,7 +138,7 @@ def _packed(fmt: Block, projection: Projection, rescale: bool) -> str:
 def _on_cpu(
     x: Tensor, rule: str, where: list[int], draw: list[int], dtype: torch.dtype, scale_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return cpu_block_kernel()(x, unpack_block(rule), Tiling(*where), draw, dtype, scale_dtype)
+    return round_blocks_on_cpu(x, unpack_block(rule), Tiling(*where), draw, dtype, scale_dtype)
 
 
 def _on_gpu(

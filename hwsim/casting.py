@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -210,6 +210,7 @@ def quantize(
     offset: int = 0,
     return_parts: bool = False,
     backend: str | None = None,
+    gradient: Literal["pass", "clip"] = "pass",
 ) -> Tensor | Quantized:
     """A tensor rounded to a format: each element once, from its exact value, or its exact quotient by the scale.
 
@@ -224,7 +225,8 @@ def quantize(
         axis: the axis that groups, and the blocks of a block format, run along.
         seed, site, step, call, rank, offset: the key of a stochastic rounding (see Draw).
         return_parts: a Quantized (values, codes, scale codes) instead of the values.
-        backend: one of `hwsim.backends()`; by default numba on CPU and torch elsewhere.
+        backend: one of `hwsim.backends()`; by default numba on CPU, triton on CUDA and torch elsewhere.
+        gradient: goes straight through (`pass`), or nowhere where the quotient by the scale lies beyond the format (`clip`).
 
     Returns:
         Values of x's shape in x's dtype where that holds every value of the format, else in the smaller of float32 and
@@ -233,11 +235,23 @@ def quantize(
     Raises:
         FormatError, ConfigError: an unknown name, or a combination that cannot be.
     """
-    given: tuple[Any, ...] = (fmt, rounding, overflow, nan, scaling)
+    given: tuple[Any, ...] = (fmt, rounding, overflow, nan, scaling, gradient)
     named = not any(isinstance(field, dict | list) for field in given)
     cast = _known_cast(str(fmt), *given) if named else _cast(*given)
     draw = Draw(seed, site, step, call, rank, offset)
-    return parts(cast, x, draw, axis, backend) if return_parts else apply(cast, x, draw, axis, backend=backend)
+    if not return_parts and cast.gradient == "pass":
+        return apply(cast, x, draw, axis, backend=backend)
+    found = parts(cast, x, draw, axis, backend)
+    if cast.gradient == "clip":
+        found = replace(found, values=_clipped(x.detach(), found))
+    return found if return_parts else found.values
+
+
+def _clipped(x: Tensor, found: Quantized) -> Tensor:
+    """The values, with no way back for the gradient where the quotient lies beyond the format."""
+    quotient = x if found.unit is None else x / found.unit
+    beyond = (quotient > found.format.max) | (quotient < found.format.min)
+    return torch.where(beyond, found.values.detach(), found.values)
 
 
 @lru_cache(maxsize=1024)
@@ -246,8 +260,9 @@ def _known_cast(label: str, *given: Any) -> Cast:
     return _cast(*given)
 
 
-def _cast(fmt: Any, rounding: Any, overflow: Any, nan: Any, scaling: Any) -> Cast:
-    given = {"format": fmt, "rounding": rounding, "overflow": overflow, "nan": nan, "scaling": scaling}
+def _cast(fmt: Any, rounding: Any, overflow: Any, nan: Any, scaling: Any, gradient: Any) -> Cast:
+    names = "format", "rounding", "overflow", "nan", "scaling", "gradient"
+    given = dict(zip(names, (fmt, rounding, overflow, nan, scaling, gradient), strict=True))
     try:
         return Cast.model_validate(given)
     except ValidationError as error:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hwsim.formats.block_lowering import ERROR, EVEN, SCALE_INTEGERS, TWO_LEVEL, BlockRule, ScaleNumbers
+from hwsim.formats.level_lowering import numbers_of
 from hwsim.formats.lowering import lower
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import CARRIERS
@@ -67,7 +68,7 @@ def round_blocks(
         narrow = records[0][1] if loop is not None and dtype is not wide else None
         rest = tuple(draw) or NO_DRAW, records, loop, narrow
         found = any(in_threads(lambda low, high: bool(round_pieces(low, high, *arguments, *rest)), pieces, flat.size))
-        if found and rule.element.refuses_nan:
+        if found and numbers_of(rule.element).refuses_nan:
             refuse_nan(x, out)
     values = out if out.dtype is dtype else out.to(dtype)
     tensor = torch.tensor(levels[1], dtype=torch.float32)
@@ -90,7 +91,7 @@ def _levels(x: Tensor, numbers: ScaleNumbers) -> npt.NDArray[Any]:
 
 def _loop(rule: BlockRule, dtype: torch.dtype) -> int | None:
     """The loop for float32 elements: where a quotient by a scale stays off ties, and the product is rounded once."""
-    numbers, element = rule.numbers, rule.element
+    numbers, element = rule.numbers, numbers_of(rule.element)
     digits = numbers.digits + numbers.mantissa_bits + 1
     if dtype is torch.float64:
         return None

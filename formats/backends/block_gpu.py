@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from hwsim.formats.block_lowering import ERROR, MSE, TWO_LEVEL, BlockRule
-from hwsim.formats.level_lowering import AnyRule, LevelRule
+from hwsim.formats.level_lowering import AnyRule, LevelRule, numbers_of
 from hwsim.formats.lowering import Rule, lower
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import CARRIERS
 from hwsim.formats.tiling import Tiling
 
-from .gpu import BLOCK, FAST_BLOCK, NO_DRAW, OPTIONS, check_device, grid, numbers_of, tables, words
+from .gpu import BLOCK, FAST_BLOCK, NO_DRAW, OPTIONS, check_device, grid, words
+from .gpu import tables as level_tables
 from .refusal import refuse_nan, refuse_special
 
 TILE, WIDEST, TRIED = 2048, 512, 16
@@ -68,21 +69,22 @@ def _launch(
         kernels.largest_magnitude[grid(count, FAST_BLOCK)](x, top, count, FAST_BLOCK, **OPTIONS)
     chunk = min(_power_of_two(where.width), WIDEST)
     beside = min(TILE // chunk, _power_of_two(where.blocks))
-    arguments = rules, numbers, where.blocks, *shape, fields, beside, chunk
-    kernels.block_scales[grid(where.blocks, beside)](x, scales, tensor, top, *arguments, **OPTIONS)
+    blocks = where.blocks, *shape, fields, beside
+    kernels.block_scales[grid(where.blocks, beside)](x, scales, tensor, top, rules, numbers, *blocks, chunk, **OPTIONS)
     if rule.numbers.rule == MSE:
         beside, trial = min(TRIED, _power_of_two(where.blocks)), _tables(rule.trial, x.device)
-        arguments = rules, numbers, *trial, where.blocks, *shape, fields, beside
-        kernels.best_scales[grid(where.blocks, beside)](x, scales, *arguments, **OPTIONS)
-    arguments = rules, numbers, *_tables(rule.element, x.device), scales, tensor, found, count, *shape, *draw, fields, BLOCK
-    kernels.round_elements[grid(count, BLOCK)](x, out, *arguments, **OPTIONS)
+        blocks = where.blocks, *shape, fields, beside
+        kernels.best_scales[grid(where.blocks, beside)](x, scales, rules, numbers, *trial, *blocks, **OPTIONS)
+    tables = _tables(rule.element, x.device)
+    rest = scales, tensor, found, count, *shape, *draw, fields, BLOCK
+    kernels.round_elements[grid(count, BLOCK)](x, out, rules, numbers, *tables, *rest, **OPTIONS)
 
 
 def _tables(rule: AnyRule, device: torch.device) -> tuple[Tensor | None, Tensor | None, int]:
     """Outcomes, keys and half their padded number, of a rule of levels."""
     if not isinstance(rule, LevelRule):
         return None, None, 0
-    values, keys = tables(rule, device)
+    values, keys = level_tables(rule, device)
     return values, keys, len(values) >> 1
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hwsim.formats.errors import FormatError
-from hwsim.formats.level_lowering import AnyRule, LevelRule
+from hwsim.formats.level_lowering import AnyRule, LevelRule, numbers_of
 from hwsim.formats.lowering import Rule, lower
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import CARRIERS, UNSCALED, Geometry
@@ -122,11 +122,6 @@ def tables(rule: LevelRule, device: torch.device) -> tuple[Tensor, Tensor]:
     """The padded outcomes and keys of a rule."""
     values, keys = padded(rule.format, rule.numbers.mode)
     return torch.from_numpy(values).to(device), torch.from_numpy(keys).to(device)
-
-
-def numbers_of(rule: AnyRule) -> Rule:
-    """The numbers of a rule on a grid or of one of levels."""
-    return rule.numbers if isinstance(rule, LevelRule) else rule
 
 
 def grid(count: int, block: int) -> tuple[int]:

@@ -35,6 +35,8 @@ def on_gpu(x: torch.Tensor, fmt: Block, rule: Projection = Projection(), axis: i
         ("nvfp4_3x5", DRAWN, torch.float64, -1, True),
         ("nvfp4", Rounding(), torch.bfloat16, 0, False),
         ("mxint8_element", Rounding(), torch.float32, -1, True),
+        ("nf4_two_level", Rounding(), torch.float32, -1, True),
+        ("posit6_by_powers", DRAWN, torch.float32, 0, True),
     ],
 )
 def test_scale_rules_roundings_dtypes_and_axes(

@@ -126,7 +126,30 @@ def test_the_result_keeps_the_inputs_dtype_where_that_holds_the_format() -> None
     assert hwsim.quantize(torch.ones(2), "int32").dtype == torch.float64
 
 
+@pytest.mark.parametrize(
+    ("fmt", "scaling", "x", "passes"),
+    [
+        ("fp8_e4m3fn", None, [1.0, 460.0, -449.0, 448.0, 0.0], [1, 0, 0, 1, 1]),
+        ("uint8", None, [-0.1, 3.0, 255.5], [0, 1, 0]),
+        ("int8", {"rule": "fixed", "value": 0.5}, [63.0, 64.0, -64.0, -64.5], [1, 0, 1, 0]),
+        ("mxfp4", None, [7.9, -7.9, 6.0, 0.1], [0, 0, 1, 1]),
+        ("nf4", None, [1.0, -1.01, 0.3], [1, 0, 1]),
+    ],
+)
+def test_the_gradient_goes_straight_through_or_by_choice_not_where_a_number_is_clipped(
+    fmt: str, scaling: Any, x: list[float], passes: list[float]
+) -> None:
+    given, weights = torch.tensor(x, requires_grad=True), torch.arange(1.0, len(x) + 1)
+    values = {}
+    for gradient, expected in (("pass", torch.ones(len(x))), ("clip", torch.tensor(passes))):
+        values[gradient] = hwsim.quantize(given, fmt, scaling=scaling, gradient=gradient)  # type: ignore[arg-type]
+        (found,) = torch.autograd.grad((values[gradient] * weights).sum(), given)
+        assert torch.equal(found, expected * weights)
+    assert torch.equal(values["pass"], values["clip"])
+
+
 WRONG = {
+    "gradient": ({"gradient": "clipp"}, r"gradient: got 'clipp'; allowed: .*did you mean 'clip'\?"),
     "rounding": ({"rounding": "nearest"}, r"rounding: got 'nearest'; allowed: .*nearest_even"),
     "overflow": ({"overflow": "infinity"}, r"overflow: got 'infinity' for int8, which has no infinity; allowed: saturate"),
     "scaling": ({"scaling": "absmx"}, r"scaling: got 'absmx'; allowed: .*; did you mean 'absmax'\?"),
