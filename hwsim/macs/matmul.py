@@ -24,7 +24,7 @@ from .record import Mac, Operands, Rounded
 from .units import mac as unit
 from .words import Stream, stream
 
-BACKENDS = ("numba", "reference")
+BACKENDS = ("numba", "reference", "triton")
 NATIVE_DTYPES = (torch.float32, torch.float64)
 
 library = torch.library.Library("hwsim", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -58,11 +58,11 @@ def matmul(
         b: (..., K, N), values of its `weight` formats. Batch dimensions broadcast.
         c: (..., M, N), or None; rounded to the unit's C format on its way in, where it enters the unit.
         draw: what a stochastic accumulator's random words depend on.
-        backend: `numba` or `reference`; the fastest for the device when None.
+        backend: `numba`, `reference` or `triton`; when None, `triton` for CUDA tensors and `numba` for others.
 
     Raises:
         FormatError: shapes that do not fit, an operand or a scale that is no value of its format (the first is named), scales
-            along K without a unit that takes them, a NaN in a result format that has none.
+            along K without a unit that takes them, a NaN in a result format that has none, a unit that the backend lacks.
         ConfigError: no such unit.
     """
     mac = unit(mac)
@@ -160,6 +160,8 @@ def _cpu(
     a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, scale_a: torch.Tensor | None, scale_b: torch.Tensor | None,
     mac: str, draw: list[int], site: str, backend: str,
 ) -> torch.Tensor:  # fmt: skip
+    if backend == "triton":
+        return _cuda(a, b, c, scale_a, scale_b, mac, draw, site, backend)
     m = _unit(mac)
     seed, step, call, rank, offset = draw
     shape = result_shape(a, b)
@@ -170,7 +172,7 @@ def _cpu(
     pa, pb = port(m, "input", a, scale_a), port(m, "weight", b, scale_b)
     if b.dim() == 2:
         flat = _sum(_folded(pa), pb, None if start is None else start.reshape(-1, shape[-1]), m, words, s, 0, backend)
-        return _result(flat, shape, m)
+        return _result(torch.from_numpy(flat.reshape(shape)), m)
     parts_a, parts_b = _each(pa, batch), _each(pb, batch)
     starts = None if start is None else start.reshape(-1, *shape[-2:])
     size = shape[-2] * shape[-1]
@@ -178,7 +180,27 @@ def _cpu(
         _sum(x, y, None if starts is None else starts[n], m, words, s, n * size, backend)
         for n, (x, y) in enumerate(zip(parts_a, parts_b, strict=True))
     ]
-    return _result(np.stack(done) if done else np.empty((0, *shape[-2:])), shape, m)
+    stacked = np.stack(done) if done else np.empty((0, *shape[-2:]))
+    return _result(torch.from_numpy(stacked.reshape(shape)), m)
+
+
+def _cuda(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, scale_a: torch.Tensor | None, scale_b: torch.Tensor | None,
+    mac: str, draw: list[int], site: str, backend: str,
+) -> torch.Tensor:  # fmt: skip
+    if backend not in ("", "triton"):
+        raise FormatError(
+            f"a: got a tensor on {a.device} for the backend {backend!r}; allowed: CPU tensors, or triton", "backend"
+        )
+    from .device import on_device
+
+    m, shape = _unit(mac), result_shape(a, b)
+    if not a.shape[-1] or not shape.numel():
+        host = [None if t is None else t.cpu() for t in (a, b, c, scale_a, scale_b)]
+        return _cpu(*host, mac, draw, site, "").to(a.device)  # type: ignore[arg-type]
+    seed, step, call, rank, offset = draw
+    words = stream(Draw(seed, site, step, call, rank, offset), shape.numel(), a.shape[-1])
+    return _result(on_device(a, b, c, scale_a, scale_b, m, words, shape), m)
 
 
 def entering(c: torch.Tensor, mac: Mac) -> Array:
@@ -231,16 +253,18 @@ def _by_reference(a: Port, b: Port, c: Array | None, mac: Mac, draw: Draw, first
     return result
 
 
-def _result(data: Array, shape: torch.Size, mac: Mac) -> torch.Tensor:
+def _result(data: torch.Tensor, mac: Mac) -> torch.Tensor:
+    """The sums in the carrier of the unit's result, with one NaN."""
     places = [mac.accumulator, mac.outermost, *([] if mac.product == "exact" else [mac.product])]
     refuses = next((place.format for place in places if not place.format.has_nan and place.nan == "error"), None)
-    if refuses is not None and np.isnan(data).any():
+    nan = data.isnan()
+    if refuses is not None and bool(nan.any()):
         raise FormatError(
             f"matmul: NaN given to {refuses}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes"
         )
-    data = np.where(np.isnan(data), np.nan, data)
-    return torch.from_numpy(data.reshape(shape)).to(mac.outermost.format.carrier)
+    return data.masked_fill_(nan, torch.nan).to(mac.outermost.format.carrier)
 
 
 library.impl("matmul", _cpu, "CPU")  # type: ignore[no-untyped-call]
+library.impl("matmul", _cuda, "CUDA")  # type: ignore[no-untyped-call]
 library.impl("matmul", _meta, "Meta")  # type: ignore[no-untyped-call]
