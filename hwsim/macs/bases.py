@@ -11,10 +11,11 @@ from hwsim.formats import Float
 from hwsim.formats.base import round_log2
 
 from . import integers
+from .directions import NEAREST, direction_of, sided
 from .exact import exact_groups, wide
 from .fused import CUTS, aligned, scaled_groups
 from .grouping import groups, innermost_runs
-from .lanes import Edges, compiled_mode, edges, lanes_hold, plain
+from .lanes import AT_RUN_TIME, DOWN, Edges, compiled_mode, edges, lanes_hold, mode_of, plain
 from .late import joined_late
 from .operands import Array, Port
 from .orders import Alignment
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 
 LANE_BITS, INNOCUOUS_BITS = 53, 48
+WORTH_COMPILING = 1 << 22
+"""Multiply-accumulates from which on a rounding that is rare gets a kernel of its own."""
 
 
 class Base(Protocol):
@@ -47,7 +50,7 @@ def base_of(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream) -> Base:
     narrow = a.fits_lanes and b.fits_lanes and lanes_hold(mac.accumulator) and (mac.product == "exact" or lanes_hold(mac.product))
     if mac.fused or (not narrow and not mac.tree):
         return _Double(a, b, mac) if not mac.fused and _is_double(mac) else _Exact(a, b, mac, s)
-    return _Sum(a, b, mac, s)
+    return _Sum(a, b, c, mac, s)
 
 
 def needs_reference(a: Port, b: Port, mac: Mac) -> bool:
@@ -93,24 +96,38 @@ def _is_double(mac: Mac) -> bool:
 class _Sum:
     """Sequential and pairwise sums in float64 lanes."""
 
-    def __init__(self, a: Port, b: Port, mac: Mac, s: Stream) -> None:
+    def __init__(self, a: Port, b: Port, c: Array | None, mac: Mac, s: Stream) -> None:
         self.a, self.b, self.s, self.tree = a.values, b.values, s, mac.tree
         self.at = edges(mac.accumulator, mac.flush_results)
         product = mac.accumulator if mac.product == "exact" else mac.product
         self.at_product = edges(product, mac.flush_results)
-        mode = compiled_mode(mac.accumulator.rounding)
-        product_mode = EXACT if mac.product == "exact" else compiled_mode(mac.product.rounding)
         if mac.tree:
-            self.kernel = tree(mode, product_mode)
+            product_mode = EXACT if mac.product == "exact" else compiled_mode(mac.product.rounding)
+            self.kernel = tree(compiled_mode(mac.accumulator.rounding), product_mode)
             return
-        product_plain = mac.product != "exact" and plain(product, mac.flush_results)
-        shape = Shape(mode, product_mode, plain(mac.accumulator, mac.flush_results), product_plain, _single(a, b, mac))
-        self.kernel = (stochastic if mac.accumulator.rounding.is_stochastic else sequential)(shape)
+        self.kernel = (stochastic if mac.accumulator.rounding.is_stochastic else sequential)(_shape(a, b, c, mac))
 
     def advance(self, acc: Array, block: Block, ks: range, with_c: bool, width: int) -> None:
         places = self.at, self.at_product, block.first, width, self.s
         last = (with_c,) if self.tree else ()
         self.kernel(self.a, self.b, acc, block.i0, block.j0, ks.start, ks.stop, *places, *last)
+
+
+def _shape(a: Port, b: Port, c: Array | None, mac: Mac) -> Shape:
+    """What to compile: a kernel for this rounding where the sum is long enough to be worth it, else one that looks it up."""
+    accumulator, product, flush = mac.accumulator, mac.product, mac.flush_results
+    direction = direction_of(accumulator, flush)
+    known = compiled_mode(accumulator.rounding) != AT_RUN_TIME
+    worth = known or a.values.size * b.values.shape[1] >= WORTH_COMPILING
+    if direction != NEAREST and worth and (product == "exact" or direction_of(product, flush) == direction):
+        finite = all(bool(np.isfinite(x).all()) for x in (a.values, b.values, c) if x is not None)
+        mode, product_mode = mode_of(accumulator.rounding), EXACT if product == "exact" else mode_of(product.rounding)
+        if mode != DOWN or finite:
+            product_plain = product != "exact" and finite and sided(product, flush)
+            return Shape(mode, product_mode, finite and sided(accumulator, flush), product_plain, True, direction)
+    product_mode = EXACT if product == "exact" else compiled_mode(product.rounding)
+    product_plain = product != "exact" and plain(product, flush)
+    return Shape(compiled_mode(accumulator.rounding), product_mode, plain(accumulator, flush), product_plain, _single(a, b, mac))
 
 
 def _single(a: Port, b: Port, mac: Mac) -> bool:
@@ -193,7 +210,7 @@ class _Fused:
         if how.grouping == "even_odd":
             found = [[*g[::2], *g[1::2]] for g in found]
         order = np.array([k for g in found for k in g], np.intp)
-        self.bounds = np.cumsum([0, *(len(g) for g in found)])
+        self.bounds, self.firsts = np.cumsum([0, *(len(g) for g in found)]), np.array([min(g) for g in found], np.intp)
         self.a, self.b = np.ascontiguousarray(scaled(a, mac, 1)[:, order]), np.ascontiguousarray(scaled(b, mac, 0)[order])
         self.at: Edges = edges(mac.accumulator, mac.flush_results)
         if not how.negative_zero:
@@ -220,8 +237,8 @@ class _Fused:
 
         def run(acc: Array, block: Block, g0: int, g1: int, width: int) -> None:
             kernel(
-                self.a, self.b, pa, pb, za, zb, acc, block.i0, block.j0, self.bounds[g0 : g1 + 1], g0,
-                self.unit, self.low, self.of_zero, self.at, block.first, width, self.s,
+                self.a, self.b, pa, pb, za, zb, acc, block.i0, block.j0, self.bounds[g0 : g1 + 1], self.firsts[g0:g1],
+                g0,                 self.unit, self.low, self.of_zero, self.at, block.first, width, self.s,
             )  # fmt: skip
 
         return run

@@ -102,11 +102,12 @@ def aligned(mode: int, how: int) -> Kernel:
     """acc = round(the running sum and a group's products, aligned together), group by group.
 
     pa, pb: the operands' powers of two, 0 for zero. za, zb: for each group 2^e_zero where it has a zero operand, else 0.
+    firsts: each group's first term.
     """
 
     @njit(cache=True, nogil=True)
     def kernel(
-        a: Any, b: Any, pa: Any, pb: Any, za: Any, zb: Any, acc: Any, i0: int, j0: int, edges: Any, g0: int,
+        a: Any, b: Any, pa: Any, pb: Any, za: Any, zb: Any, acc: Any, i0: int, j0: int, edges: Any, firsts: Any, g0: int,
         unit: float, low: float, of_zero: float, at: Any, first: int, width: int, s: Any,
     ) -> None:  # fmt: skip
         rows, n = acc.shape
@@ -128,7 +129,7 @@ def aligned(mode: int, how: int) -> Kernel:
                         total[j] = cut(row[j] * top[j], how)
                     add_cut(a[i0 + i], b, j0 + jb, edges[g], edges[g + 1], top, total, how)
                     for j in range(row.size):
-                        word = word_at(s, 0, first + i * width + jb + j, edges[g]) if rule >= STOCHASTIC_A else 0
+                        word = word_at(s, 0, first + i * width + jb + j, firsts[g]) if rule >= STOCHASTIC_A else 0
                         row[j] = round_lane(total[j] * inverse(top[j]) + 0.0, at, rule, word)
 
     return kernel

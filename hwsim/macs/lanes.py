@@ -56,6 +56,7 @@ class Edges(NamedTuple):
     span: float
     random_scale: float
     random_shift: int
+    random_step: float
     mode: int
 
 
@@ -104,6 +105,7 @@ def edges(place: Rounded, flush: bool = False) -> Edges:
         span=span,
         random_scale=2.0**bits,
         random_shift=32 - bits,
+        random_step=2.0 ** (-FRACTION_BITS - bits),
         mode=mode_of(place.rounding),
     )
 

@@ -20,7 +20,7 @@ from .quantized import Fed, Scaled, epilogue, fed, narrowed
 from .record import Mac, Operands
 from .units import mac as unit
 
-BACKENDS = ("numba", "reference")
+BACKENDS = ("numba", "reference", "triton")
 NATIVE_DTYPES = (torch.float32, torch.float64)
 
 library = torch.library.Library("hwsim", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -54,11 +54,11 @@ def matmul(
         b: (..., K, N), values of its `weight` formats. Batch dimensions broadcast.
         c: (..., M, N), or None; rounded to the unit's C format on its way in, where it enters the unit.
         draw: what a stochastic accumulator's random words depend on.
-        backend: `numba` or `reference`; the fastest for the device when None.
+        backend: `numba`, `reference` or `triton`; when None, `triton` for CUDA tensors and `numba` for others.
 
     Raises:
         FormatError: shapes that do not fit, an operand or a scale that is no value of its format (the first is named), scales
-            along K without a unit that takes them, a NaN in a result format that has none.
+            along K without a unit that takes them, a NaN in a result format that has none, a unit that the backend lacks.
         ConfigError: no such unit.
     """
     mac = unit(mac)
@@ -160,5 +160,12 @@ def _cpu(*given: Any) -> torch.Tensor:
     return on_cpu(*given)
 
 
+def _cuda(*given: Any) -> torch.Tensor:
+    from .products import on_cuda
+
+    return on_cuda(*given)
+
+
 library.impl("matmul", _cpu, "CPU")  # type: ignore[no-untyped-call]
+library.impl("matmul", _cuda, "CUDA")  # type: ignore[no-untyped-call]
 library.impl("matmul", _meta, "Meta")  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -67,21 +68,24 @@ def port(mac: Mac, name: str, values: torch.Tensor, scales: torch.Tensor | None,
         FormatError: an element is no value of any of the port's formats; the first one is named.
     """
     data = values.detach().to(torch.float64).numpy()
-    found = fmt or _format(mac, name, values, data)
+    found = fmt or chosen_format(mac, name, values, lambda allowed: first_foreign(data, allowed))
     if mac.flush_inputs != "none":
         data = flushed(data, 2.0 ** (found.grid.min_exponent if found else SMALLEST_NORMAL_EXPONENT), mac.flush_inputs)
     scale = None if scales is None else np.ascontiguousarray(scales.detach().to(torch.float64).numpy())
-    if scale is not None and mac.scales is not None:
-        _check_scales(mac, name, scale, mac.scales.format)
+    if scales is not None and scale is not None and mac.scales is not None:
+        foreign_scale(mac, name, scales, first_foreign(scale, mac.scales.format))
     return Port(np.ascontiguousarray(data), scale, found)
 
 
-def _check_scales(mac: Mac, name: str, scales: Array, fmt: Format) -> None:
-    index = first_foreign(scales, fmt)
-    if index is not None:
-        where = ", ".join(map(str, np.unravel_index(index, scales.shape)))
-        given = f"scale [{where}] is {float(scales.flat[index])!r}"
-        raise FormatError(f"{name} operand of {mac.name or 'the unit'}: {given}; allowed: values of {fmt}")
+def foreign_scale(mac: Mac, name: str, scales: torch.Tensor, index: int | None) -> None:
+    """Refuse the scale of this flat index, where there is one."""
+    if index is not None and mac.scales is not None:
+        given = f"scale [{_place(index, scales.shape)}] is {float(scales.reshape(-1)[index])!r}"
+        raise FormatError(f"{name} operand of {mac.name or 'the unit'}: {given}; allowed: values of {mac.scales.format}")
+
+
+def _place(index: int, shape: Sequence[int]) -> str:
+    return ", ".join(map(str, np.unravel_index(index, shape)))
 
 
 def flushed(data: Array, smallest_normal: float, how: str) -> Array:
@@ -90,20 +94,24 @@ def flushed(data: Array, smallest_normal: float, how: str) -> Array:
     return np.where(np.abs(data) < smallest_normal, zeros, data)
 
 
-def _format(mac: Mac, name: str, values: torch.Tensor, data: Array) -> Format | None:
+def chosen_format(mac: Mac, name: str, values: torch.Tensor, foreign: Callable[[Format], int | None]) -> Format | None:
+    """The first of the port's formats that has all values; `foreign` gives the flat index of the first value it lacks.
+
+    Raises:
+        FormatError: none has; the element that the last one to fail lacks is named.
+    """
     if mac.operands is None:
         return None
     allowed: tuple[Format, ...] = getattr(mac.operands, name)
-    foreign = []
+    missing = []
     for fmt in allowed:
-        index = first_foreign(data, fmt)
+        index = foreign(fmt)
         if index is None:
             return fmt
-        foreign.append(index)
-    index = max(foreign)
-    where = ", ".join(map(str, np.unravel_index(index, values.shape)))
+        missing.append(index)
+    index = max(missing)
+    given = f"element [{_place(index, values.shape)}] is {float(values.reshape(-1)[index])!r}"
     names = " or ".join(map(str, allowed))
-    given = f"element [{where}] is {float(data.flat[index])!r}"
     raise FormatError(f"{name} operand of {mac.name or 'the unit'}: {given}; allowed: values of {names}")
 
 

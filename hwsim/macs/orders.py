@@ -78,6 +78,8 @@ class Alignment(Record):
             raise ValueError(f"fraction_bits: got {self.fraction_bits}; allowed: 1 to {limit} for {self.terms} terms, or exact")
         if self.grouping == "even_odd" and self.late is None:
             raise ValueError("grouping: got 'even_odd'; allowed only where `late` says how the running sum joins")
+        if self.grouping == "alternate_pairs" and (self.late or self.exact_terms > 1):
+            raise ValueError("grouping: got 'alternate_pairs'; allowed only without `late` and exact_terms")
         if self.exact_terms > 1 and (self.terms % self.exact_terms or self.late is not None):
             raise ValueError(f"exact_terms: got {self.exact_terms}; allowed: a divisor of the {self.terms} terms, without `late`")
         return self

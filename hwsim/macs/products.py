@@ -1,4 +1,4 @@
-"""Emulated dot products on the CPU: operands checked, batches unfolded, each sum by the kernel that is exact for it."""
+"""Emulated dot products: operands checked, batches unfolded, each sum by the kernel that is exact for it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def on_cpu(
     Raises:
         FormatError: an operand that is no value of its format, NaN in a result format that has none.
     """
+    if backend == "triton":
+        return on_cuda(a, b, c, scale_a, scale_b, mac, draw, site, backend)
     m = declared_unit(mac)
     seed, step, call, rank, offset = draw
     shape = result_shape(a, b)
@@ -35,7 +37,7 @@ def on_cpu(
     pa, pb = port(m, "input", a, scale_a), port(m, "weight", b, scale_b)
     if b.dim() == 2:
         flat = _sum(_folded(pa), pb, None if start is None else start.reshape(-1, shape[-1]), m, words, s, 0, backend)
-        return _result(flat, shape, m)
+        return _result(torch.from_numpy(flat.reshape(shape)), m)
     parts_a, parts_b = _each(pa, batch), _each(pb, batch)
     starts = None if start is None else start.reshape(-1, *shape[-2:])
     size = shape[-2] * shape[-1]
@@ -43,7 +45,32 @@ def on_cpu(
         _sum(x, y, None if starts is None else starts[n], m, words, s, n * size, backend)
         for n, (x, y) in enumerate(zip(parts_a, parts_b, strict=True))
     ]
-    return _result(np.stack(done) if done else np.empty((0, *shape[-2:])), shape, m)
+    stacked = np.stack(done) if done else np.empty((0, *shape[-2:]))
+    return _result(torch.from_numpy(stacked.reshape(shape)), m)
+
+
+def on_cuda(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, scale_a: torch.Tensor | None, scale_b: torch.Tensor | None,
+    mac: str, draw: list[int], site: str, backend: str,
+) -> torch.Tensor:  # fmt: skip
+    """The same by the triton backend, on the device that the operands are on.
+
+    Raises:
+        FormatError: as `on_cpu`, another backend for CUDA tensors, or a unit that is none of the backend's.
+    """
+    if backend not in ("", "triton"):
+        raise FormatError(
+            f"a: got a tensor on {a.device} for the backend {backend!r}; allowed: CPU tensors, or triton", "backend"
+        )
+    from .device import on_device
+
+    m, shape = declared_unit(mac), result_shape(a, b)
+    if not a.shape[-1] or not shape.numel():
+        host = [None if t is None else t.cpu() for t in (a, b, c, scale_a, scale_b)]
+        return on_cpu(*host, mac, draw, site, "").to(a.device)  # type: ignore[arg-type]
+    seed, step, call, rank, offset = draw
+    words = stream(Draw(seed, site, step, call, rank, offset), shape.numel(), a.shape[-1])
+    return _result(on_device(a, b, c, scale_a, scale_b, m, words, shape), m)
 
 
 def entering(c: torch.Tensor, mac: Mac) -> Array:
@@ -96,12 +123,13 @@ def _by_reference(a: Port, b: Port, c: Array | None, mac: Mac, draw: Draw, first
     return result
 
 
-def _result(data: Array, shape: torch.Size, mac: Mac) -> torch.Tensor:
+def _result(data: torch.Tensor, mac: Mac) -> torch.Tensor:
+    """The sums in the carrier of the unit's result, with one NaN."""
     places = [mac.accumulator, mac.outermost, *([] if mac.product == "exact" else [mac.product])]
     refuses = next((place.format for place in places if not place.format.has_nan and place.nan == "error"), None)
-    if refuses is not None and np.isnan(data).any():
+    nan = data.isnan()
+    if refuses is not None and bool(nan.any()):
         raise FormatError(
             f"matmul: NaN given to {refuses}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes"
         )
-    data = np.where(np.isnan(data), np.nan, data)
-    return torch.from_numpy(data.reshape(shape)).to(mac.outermost.format.carrier)
+    return data.masked_fill_(nan, torch.nan).to(mac.outermost.format.carrier)

@@ -236,10 +236,12 @@ class Mac(Record):
         if self.fused and not isinstance(self.accumulator.format, Float):
             raise ValueError(f"accumulator: got {self.accumulator.format}; allowed: a float, where the order is fused")
         exact_terms = self.fused.exact_terms if self.fused else 1
-        if self.scales and self.scales.applied == "group" and (not self.fused or self.scales.block % exact_terms):
+        if self.scales and self.scales.applied == "group" and (exact_terms == 1 or self.scales.block % exact_terms):
             raise ValueError(
-                "scales: got `applied: group`; allowed only where the order is fused and exact_terms divides the block"
+                "scales: got `applied: group`; allowed only where the order is fused with exact_terms > 1, a divisor of the block"
             )
+        if self.scales and self.scales.applied == "product" and exact_terms > 1:
+            raise ValueError("scales: got `applied: product` with exact_terms > 1; allowed: group, promotion")
         if self.tree and self.c.enters == "first" and self.c.format and not _holds(self.accumulator.format, self.c.format):
             raise ValueError(f"c: {self.c.format} is wider than the accumulator; allowed in fused orders")
 

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from .directions import NEAREST, round_directed, set_direction
 from .lanes import AT_RUN_TIME, DOWN, STOCHASTIC_A, add_to_odd, fused_multiply_add, round_lane, round_plain
-from .words import fill_words, word_at
+from .words import draw, word_at
 
 COLUMNS = 128
 DEPTH = 16
 WORDS = 64
-# Columns whose words are transposed together: stores then fill whole cache lines.
-TOGETHER = 16
 EXACT = -1
 Kernel = Callable[..., None]
 
@@ -28,9 +27,10 @@ class Shape(NamedTuple):
     """What is compiled into a sequential kernel.
 
     Args:
-        mode, product_mode: of COMPILED or AT_RUN_TIME; EXACT products are not rounded.
-        plain, product_plain: whether the place is `plain`.
-        exact: whether the accumulator plus a product is exact in float64.
+        mode, product_mode: a mode or AT_RUN_TIME; EXACT products are not rounded.
+        plain, product_plain: whether the place is `plain` (see the rounding that the direction takes).
+        exact: whether the accumulator plus a product, in float64, rounds to the accumulator as the exact sum does.
+        direction: in which the processor rounds meanwhile.
     """
 
     mode: int
@@ -38,12 +38,34 @@ class Shape(NamedTuple):
     plain: bool = False
     product_plain: bool = False
     exact: bool = False
+    direction: int = NEAREST
+
+
+@njit(forceinline=True)
+def added(total: float, x: float, y: float, at: Any, at_product: Any, shape: Any, word: Any, product_word: Any) -> float:
+    """round(total + round(x y)); `shape` is a constant of the kernel."""
+    mode, product_mode, plain, product_plain, exact, direction = shape
+    if product_mode == EXACT and (exact or direction != NEAREST):
+        t = fused_multiply_add(x, y, total)
+    else:
+        p = x * y
+        if product_mode != EXACT:
+            if direction != NEAREST:
+                p = round_directed(p, at_product, product_mode, product_plain, product_word)
+            elif product_plain:
+                p = round_plain(p, at_product, product_mode, product_word)
+            else:
+                p = round_lane(p, at_product, product_mode, product_word)
+        t = total + p if exact or direction != NEAREST else add_to_odd(total, p, mode == DOWN)
+    if direction != NEAREST:
+        return round_directed(t, at, mode, plain, word)
+    return round_plain(t, at, mode, word) if plain else round_lane(t, at, mode, word)
 
 
 @cache
 def sequential(shape: Shape) -> Kernel:
-    """acc = round(acc + product), term by term."""
-    mode, product_mode, plain, product_plain, exact = shape
+    """acc = round(acc + product), term by term; a panel of b is copied, as rows of b may share their places in the cache."""
+    mode, product_mode, plain, product_plain, exact, direction = shape
 
     @njit(cache=True, nogil=True)
     def kernel(
@@ -52,25 +74,24 @@ def sequential(shape: Shape) -> Kernel:
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode
         product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
+        how = (rule, product_rule, plain, product_plain, exact, direction)
+        panel = np.empty((DEPTH, COLUMNS))
+        set_direction(direction)
         for jb in range(0, n, COLUMNS):
             je = min(jb + COLUMNS, n)
             for kb in range(k0, k1, DEPTH):
+                ke = min(kb + DEPTH, k1)
+                panel[: ke - kb, : je - jb] = b[kb:ke, j0 + jb : j0 + je]
                 for i in range(rows):
                     row = acc[i, jb:je]
-                    for k in range(kb, min(kb + DEPTH, k1)):
-                        x = a[i0 + i, k]
-                        line = b[k, j0 + jb : j0 + je]
+                    for k in range(kb, ke):
+                        x, line = a[i0 + i, k], panel[k - kb, : je - jb]
                         for j in range(row.size):
-                            p = x * line[j]
-                            if product_mode != EXACT:
-                                word = word_at(s, 1, first + i * width + jb + j, k) if product_rule >= STOCHASTIC_A else 0
-                                p = (
-                                    round_plain(p, at_product, product_rule, word)
-                                    if product_plain
-                                    else round_lane(p, at_product, product_rule, word)
-                                )
-                            t = row[j] + p if exact else add_to_odd(row[j], p, rule == DOWN)
-                            row[j] = round_plain(t, at, rule, 0) if plain else round_lane(t, at, rule, 0)
+                            word = 0
+                            if product_mode != EXACT and product_rule >= STOCHASTIC_A:
+                                word = word_at(s, 1, first + i * width + jb + j, k)
+                            row[j] = added(row[j], x, line[j], at, at_product, how, 0, word)
+        set_direction(NEAREST)
 
     return kernel
 
@@ -78,7 +99,7 @@ def sequential(shape: Shape) -> Kernel:
 @cache
 def stochastic(shape: Shape) -> Kernel:
     """As `sequential`, with the random words of 64 terms and a block of columns drawn ahead."""
-    mode, product_mode, plain, product_plain, exact = shape
+    mode, product_mode, plain, product_plain, exact, direction = shape
 
     @njit(cache=True, nogil=True)
     def kernel(
@@ -87,36 +108,24 @@ def stochastic(shape: Shape) -> Kernel:
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode
         product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
-        block, drawn = np.empty(64, np.int64), np.empty((TOGETHER, WORDS), np.int64)
-        room = np.empty((WORDS, COLUMNS), np.int64)
+        how = (rule, product_rule, plain, product_plain, exact, direction)
+        drawn = np.empty((WORDS, COLUMNS), np.uint32)
+        set_direction(direction)
         for jb in range(0, n, COLUMNS):
             je = min(jb + COLUMNS, n)
             for kb in range(k0, k1, WORDS):
                 ke = min(kb + WORDS, k1)
-                words = room[: ke - kb]
                 for i in range(rows):
-                    for j in range(0, je - jb, TOGETHER):
-                        for q in range(min(TOGETHER, je - jb - j)):
-                            fill_words(s, 0, first + i * width + jb + j + q, kb, drawn[q, : ke - kb], block)
-                        for k in range(ke - kb):
-                            for q in range(TOGETHER):
-                                words[k, j + q] = drawn[q, k]
+                    draw(s, 0, first + i * width + jb, kb, drawn[: ke - kb, : je - jb])
                     row = acc[i, jb:je]
                     for k in range(kb, ke):
-                        x = a[i0 + i, k]
-                        line = b[k, j0 + jb : j0 + je]
-                        random = words[k - kb]
+                        x, line, random = a[i0 + i, k], b[k, j0 + jb : j0 + je], drawn[k - kb]
                         for j in range(row.size):
-                            p = x * line[j]
-                            if product_mode != EXACT:
-                                word = word_at(s, 1, first + i * width + jb + j, k) if product_rule >= STOCHASTIC_A else 0
-                                p = (
-                                    round_plain(p, at_product, product_rule, word)
-                                    if product_plain
-                                    else round_lane(p, at_product, product_rule, word)
-                                )
-                            t = row[j] + p if exact else add_to_odd(row[j], p, False)
-                            row[j] = round_plain(t, at, rule, random[j]) if plain else round_lane(t, at, rule, random[j])
+                            word = 0
+                            if product_mode != EXACT and product_rule >= STOCHASTIC_A:
+                                word = word_at(s, 1, first + i * width + jb + j, k)
+                            row[j] = added(row[j], x, line[j], at, at_product, how, np.int64(random[j]), word)
+        set_direction(NEAREST)
 
     return kernel
 

@@ -39,13 +39,14 @@ def stream(draw: Draw, outputs: int, terms: int) -> Stream:
 
 @njit(forceinline=True)
 def _rounds(b: np.uint64, s: Stream) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
-    # The masks tell the compiler that 32-bit multiplications will do.
-    c0, c1, c2, c3 = b & LOW, b >> HALF, np.uint64(s.high0) & LOW, np.uint64(s.high1) & LOW
-    k0, k1 = np.uint64(s.key0) & LOW, np.uint64(s.key1) & LOW
+    """Four words, each in the lower half of a number whose upper half is anything."""
+    c0, c1, c2, c3 = b, b >> HALF, np.uint64(s.high0), np.uint64(s.high1)
+    k0, k1 = np.uint64(s.key0), np.uint64(s.key1)
     for _ in range(10):
-        p0, p1 = M0 * c0, M1 * c2
-        c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & LOW, (p0 >> HALF) ^ c3 ^ k1, p0 & LOW
-        k0, k1 = (k0 + W0) & LOW, (k1 + W1) & LOW
+        # The masks are the multiplication of 32-bit numbers, which looks at lower halves only.
+        p0, p1 = M0 * (c0 & LOW), M1 * (c2 & LOW)
+        c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1, (p0 >> HALF) ^ c3 ^ k1, p0
+        k0, k1 = k0 + W0, k1 + W1
     return c0, c1, c2, c3
 
 
@@ -55,21 +56,33 @@ def word_at(s: Stream, level: int, output: int, k: int) -> Any:
     index = s.offset + (level * s.outputs + output) * s.terms + k
     c0, c1, c2, c3 = _rounds(np.uint64(16 * (index // 64) + index % 16), s)
     lane = (index // 16) % 4
-    return np.int64(c0 if lane == 0 else c1 if lane == 1 else c2 if lane == 2 else c3)
+    return np.int64((c0 if lane == 0 else c1 if lane == 1 else c2 if lane == 2 else c3) & LOW)
 
 
 @njit(nogil=True, cache=True)
-def fill_words(s: Stream, level: int, output: int, k0: int, out: npt.NDArray[np.int64], block: npt.NDArray[np.int64]) -> None:
-    """The words of one result's additions k0, k0 + 1, ...; `block` is room for 64 words."""
+def draw(s: Stream, level: int, output: int, k0: int, out: npt.NDArray[np.uint32]) -> None:
+    """out[k, j] = the word of addition k0 + k of result output + j, for up to 64 additions."""
+    count, columns = out.shape
     start = s.offset + (level * s.outputs + output) * s.terms + k0
-    count, done = out.size, 0
-    while done < count:
-        first = start + done
-        inside = first % BLOCK
-        base = np.uint64(16 * (first // BLOCK))
-        for t in range(LANES):
-            c0, c1, c2, c3 = _rounds(base + np.uint64(t), s)
-            block[t], block[t + 16], block[t + 32], block[t + 48] = np.int64(c0), np.int64(c1), np.int64(c2), np.int64(c3)
-        take = min(BLOCK - inside, count - done)
-        out[done : done + take] = block[inside : inside + take]
-        done += take
+    if start % BLOCK or s.terms % BLOCK or count < BLOCK:
+        room = np.empty(2 * BLOCK, np.uint32)
+        for j in range(columns):
+            begin = start + j * s.terms
+            page = begin // BLOCK
+            for p in range((begin + count - 1) // BLOCK - page + 1):
+                for t in range(LANES):
+                    c0, c1, c2, c3 = _rounds(np.uint64(LANES * (page + p) + t), s)
+                    q = p * BLOCK + t
+                    room[q], room[q + 16] = np.uint32(c0), np.uint32(c1)
+                    room[q + 32], room[q + 48] = np.uint32(c2), np.uint32(c3)
+            begin -= page * BLOCK
+            for k in range(count):
+                out[k, j] = room[begin + k]
+        return
+    # Whole pages: a counter gives the words of four additions of one result, and lanes are results.
+    base, stride = np.uint64(start // BLOCK * LANES), np.uint64(s.terms // BLOCK * LANES)
+    for t in range(LANES):
+        w0, w1, w2, w3 = out[t], out[t + 16], out[t + 32], out[t + 48]
+        for j in range(columns):
+            c0, c1, c2, c3 = _rounds(base + np.uint64(t) + np.uint64(j) * stride, s)
+            w0[j], w1[j], w2[j], w3[j] = np.uint32(c0), np.uint32(c1), np.uint32(c2), np.uint32(c3)

@@ -51,6 +51,14 @@ def test_widest_accumulation_is_exact(overflow: str) -> None:
     assert torch.equal(matmul(a, b, unit).long(), by_int64(a, b, 32, overflow))
 
 
+@pytest.mark.parametrize("overflow", ["wrap", "saturate"])
+def test_c_may_lie_outside_the_accumulator_s_range(overflow: str) -> None:
+    given = {"order": "sequential", "operands": "int4", "accumulator": {"format": "int8", "overflow": overflow}}
+    unit = mac(given | {"c": {"enters": "first", "format": "int16"}})
+    a, b, c = torch.tensor([[3.0, -2.0]]), torch.tensor([[5.0], [7.0]]), torch.tensor([[1000.0]])
+    assert torch.equal(matmul(a, b, unit, c), matmul(a, b, unit, c, backend="reference"))
+
+
 def test_fixed_point_products_are_rounded_to_the_grid() -> None:
     fixed = {"kind": "fixed", "bits": 8, "fraction_bits": 4}
     unit = mac(

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from mac_cases import bits, operands
 
 from hwsim.fields import format_record
 from hwsim.formats import Draw, FormatError
-from hwsim.macs import mac, matmul
+from hwsim.macs import bases, mac, matmul
 
 ORDERS: tuple[Any, ...] = (
     "sequential", "pairwise", "chunked(3)", {"chunked": 4, "inner": "pairwise"}, "fused(4, 13)", "fused(4, 13, floor)",
@@ -28,21 +29,6 @@ ROUNDINGS: tuple[Any, ...] = (
 OPTIONS: tuple[dict[str, Any], ...] = (
     {}, {"promote": {"every": 5, "into": "fp64"}}, {"c": "last", "split_k": 2}, {"flush_results": True, "flush_inputs": "signed"},
 )  # fmt: skip
-SPECIAL = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0, 1e-40, -1e-42, 3e38, -3e38, 65504.0])
-
-
-def bits(x: torch.Tensor) -> torch.Tensor:
-    return x.view(torch.int64 if x.dtype == torch.float64 else torch.int32)
-
-
-def operands(seed: int, shape: tuple[int, ...] = (2, 7)) -> torch.Tensor:
-    """float32 over many binades, a tenth of it special values; every other seed values of FP8."""
-    rng = torch.Generator().manual_seed(seed)
-    if seed % 2:
-        values = format_record("fp8_e4m3fn").values()
-        return values[torch.randint(len(values), shape, generator=rng)]
-    x = torch.randn(shape, generator=rng) * (20 * torch.randn(shape, generator=rng)).exp2()
-    return torch.where(torch.rand(shape, generator=rng) < 0.1, SPECIAL[torch.randint(len(SPECIAL), shape, generator=rng)], x)
 
 
 def possible(order: Any, fmt: Any, options: dict[str, Any]) -> bool:
@@ -128,6 +114,36 @@ def test_result_does_not_depend_on_threads_or_how_a_batch_is_split() -> None:
     assert not torch.equal(later, whole[2:])
     folded = matmul(a, b[:1].expand(4, 70, 600), unit)
     assert torch.equal(matmul(a, b[0], unit), folded)
+
+
+@pytest.mark.parametrize("terms", [64, 70, 130])
+def test_words_drawn_ahead_are_those_of_the_additions(terms: int) -> None:
+    unit = mac({"order": "sequential", "accumulator": {"format": "fp12_e6m5", "rounding": "stochastic(9)"}})
+    a, b = operands(1, (2, terms)), operands(3, (terms, 5))
+    for offset in (0, 37):
+        draw = Draw(seed=7, offset=offset)
+        assert torch.equal(bits(matmul(a, b, unit, draw=draw)), bits(matmul(a, b, unit, draw=draw, backend="reference")))
+
+
+def test_a_group_s_word_is_that_of_its_first_term_where_groups_interleave() -> None:
+    order = {"fused": {"terms": 4, "fraction_bits": 20, "grouping": "alternate_pairs"}}
+    unit = mac({"order": order, "accumulator": {"format": "fp8_e5m2", "rounding": "stochastic(8)"}})
+    a, b = torch.randn(4, 20), torch.randn(20, 4)
+    assert torch.equal(matmul(a, b, unit, draw=Draw(3)), matmul(a, b, unit, draw=Draw(3), backend="reference"))
+
+
+@pytest.mark.parametrize("finite", [True, pytest.param(False, marks=pytest.mark.large)])
+@pytest.mark.parametrize("rounding", ["nearest_away", "toward_zero", "toward_positive", "toward_negative"])
+def test_kernels_that_round_in_the_processor_s_direction_equal_the_reference(
+    rounding: str, finite: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bases, "WORTH_COMPILING", 0)
+    for n, fmt in enumerate(["fp32", "fp16", "bf16", "fp8_e5m2", "fp8_e4m3fn"]):
+        unit = mac({"order": "sequential", "accumulator": {"format": fmt, "rounding": rounding}})
+        a, b, c = operands(2 * n, (4, 9)), operands(2 * n + 20, (9, 5)), operands(2 * n + 40, (4, 5))
+        if finite:
+            a, b, c = (x.nan_to_num(1.0, 2.0**60, -(2.0**60)) for x in (a, b, c))
+        assert torch.equal(bits(matmul(a, b, unit, c)), bits(matmul(a, b, unit, c, backend="reference"))), fmt
 
 
 def test_stochastic_sums_are_unbiased() -> None:

@@ -78,6 +78,17 @@ def test_native_needs_nothing() -> None:
         ({"order": "sequential", "accumulator": {"format": "fp16", "overflow": "wrap"}}, "got 'wrap' for fp16"),
         ({"order": "sequential", "accumulator": {"format": "uint8"}}, "allowed: a signed float"),
         ({"order": "fused(4, 9)", "accumulator": {"format": "int32"}}, "allowed: a float, where the order is fused"),
+        (
+            {
+                "order": {"fused": {"terms": 4, "fraction_bits": 9, "exact_terms": 2, "grouping": "alternate_pairs"}},
+                "accumulator": FP16,
+            },
+            "allowed only without `late` and exact_terms",
+        ),
+        (
+            {"order": "fused(4, 9)", "accumulator": FP16, "scales": {"block": 32, "format": "fp32", "applied": "group"}},
+            "exact_terms > 1, a divisor of the block",
+        ),
         ({"order": "native", "split_k": 2}, "promises no rounding or order"),
         ({"order": "sequential", "accumulator": FP16, "c": "group"}, "allowed: first, last"),
         (

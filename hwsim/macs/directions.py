@@ -1,0 +1,100 @@
+"""Directed rounding of float64 lanes by the processor itself: in its own rounding direction a sum is cut as it is formed.
+
+Cutting twice in one direction is cutting once, so that a float64 sum in the direction of the accumulator's rounding needs no
+exact error. The direction belongs to the thread, and every kernel sets it back to nearest before it returns.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from .lanes import (
+    AWAY,
+    DOWN,
+    EXPONENT_MASK,
+    FRACTION_BITS,
+    SIGN_MASK,
+    STOCHASTIC_A,
+    TRUNCATE,
+    UP,
+    Edges,
+    bits_float,
+    bounded,
+    edges,
+    float_bits,
+    mode_of,
+)
+from .record import Rounded
+
+TOWARD_ZERO, NEAREST, UPWARD, DOWNWARD = range(4)
+DIRECTIONS = {TRUNCATE: TOWARD_ZERO, AWAY: TOWARD_ZERO, STOCHASTIC_A: TOWARD_ZERO, UP: UPWARD, DOWN: DOWNWARD}
+KNOWN = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
+INTEGER = 0x433 << FRACTION_BITS
+"""The bits of 2^52: with an integer in their fraction, those of 2^52 plus the integer."""
+
+
+def direction_of(place: Rounded, flush: bool) -> int:
+    """The direction in which the processor does the rounding of a place; NEAREST where it does not."""
+    mode = mode_of(place.rounding)
+    if not KNOWN or mode not in DIRECTIONS or edges(place, flush).span > 0.0:
+        return NEAREST
+    return NEAREST if mode == DOWN and not sided(place, flush) else DIRECTIONS[mode]
+
+
+def sided(place: Rounded, flush: bool) -> bool:
+    """Whether both signs have the same values, with subnormals, -0 and NaN."""
+    grid = place.format.grid
+    return grid.max_value == -grid.min_value and grid.subnormals and grid.negative_zero and place.format.has_nan and not flush
+
+
+if TYPE_CHECKING:
+
+    def set_direction(direction: int) -> None:
+        """Make this thread round float64 arithmetic in a direction."""
+else:
+
+    @intrinsic
+    def set_direction(typing: Any, direction: Any) -> Any:  # noqa: D103
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
+            builder.call(
+                builder.module.declare_intrinsic("llvm.set.rounding", (), kind), [builder.trunc(args[0], ir.IntType(32))]
+            )
+            return context.get_dummy_value()
+
+        return types.none(types.int64), build
+
+
+@njit(forceinline=True)
+def round_directed(s: float, at: Edges, mode: int, plain: bool, word: int) -> float:
+    """A sum formed in the direction of `mode`, rounded to the grid of `at`, while the processor rounds in that direction.
+
+    With `plain` the place is `sided`, and infinities come from overflow alone.
+    """
+    bits = float_bits(s)
+    sign = bits & SIGN_MASK
+    binade = bits_float(bits & EXPONENT_MASK)
+    magic = float_bits(binade if binade > at.low else at.low) + at.shift
+    m, c = abs(s), bits_float(magic)
+    if mode == UP or mode == DOWN:  # noqa: SIM109
+        c = bits_float(magic | sign)
+        r = abs((s + c) - c)
+    elif mode == AWAY:
+        # Twice as fine, so that the last bit says whether the rest is at least one half.
+        c = bits_float(magic - (1 << FRACTION_BITS))
+        r = bits_float((float_bits(m + c) + 1) & -2) - c
+    elif mode == STOCHASTIC_A:
+        random = bits_float((word >> at.random_shift) | INTEGER) - 2.0**FRACTION_BITS
+        r = (m + random * (c * at.random_step) + c) - c
+    else:
+        r = (m + c) - c
+    if not plain:
+        return bounded(bits_float(float_bits(r) | sign), s, at)
+    over = -at.under if (mode == UP or mode == DOWN) and bits < 0 else at.over  # noqa: SIM109
+    r = over if r > at.max_value else r
+    return bits_float(float_bits(r) | sign)

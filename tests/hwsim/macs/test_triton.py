@@ -1,0 +1,166 @@
+"""The triton backend gives the reference's bits: on the GPU where there is one, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from mac_cases import bits, operands
+
+from hwsim.catalogue import shipped
+from hwsim.errors import FormatError
+from hwsim.formats import Draw
+from hwsim.formats.backends import gpu
+from hwsim.macs import Mac, Scaled, mac, matmul
+
+pytest.importorskip("triton")
+# The interpreter computes both sides of every choice, the side not taken too.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DRAW = Draw(seed=1 << 40, site="layer", step=3, offset=5)
+FIXED = {"kind": "fixed", "bits": 12, "fraction_bits": 4}
+ROUNDINGS: tuple[Any, ...] = (
+    "nearest_even", "nearest_away", "nearest_zero", "toward_zero", "toward_positive", "toward_negative", "to_odd",
+    "stochastic(8)", {"mode": "stochastic", "random_bits": 5, "variant": "B"},
+    {"mode": "stochastic", "random_bits": 5, "variant": "C"},
+)  # fmt: skip
+ORDERS: tuple[Any, ...] = (
+    "sequential", "pairwise", "chunked(3)", {"chunked": 4, "inner": "pairwise"}, "fused(4, 13)", "fused(4, 13, floor)",
+    "fused(4, 10, nearest)", "fused(4, 5, sticky)",
+)  # fmt: skip
+FORMATS: tuple[Any, ...] = ("fp32", "fp16", "fp8_e5m2", "fp8_e4m3fnuz", FIXED)
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {}, {"promote": {"every": 5, "into": "fp32"}}, {"c": "last", "split_k": 2}, {"flush_results": True, "flush_inputs": "signed"},
+)  # fmt: skip
+UNITS = ("int8_int32", "int4_int16_saturate", "deepseek_fp8", "nvidia_blackwell_nvfp4", "nvidia_blackwell_mxfp8",
+         "nvidia_hopper_mma_sync_fp8", "fp8_fp12_stochastic", "amd_cdna2_fp16")  # fmt: skip
+
+
+def on_gpu(value: Any) -> Any:
+    if isinstance(value, Scaled):
+        return Scaled(value.values.to(DEVICE), value.scales.to(DEVICE))
+    return value if value is None else value.to(DEVICE)
+
+
+def assert_equal_to_reference(a: Any, b: Any, unit: Mac, c: torch.Tensor | None = None) -> None:
+    expected = matmul(a, b, unit, c, DRAW, backend="reference")
+    found = matmul(on_gpu(a), on_gpu(b), unit, on_gpu(c), DRAW, backend="triton").cpu()
+    assert found.dtype == expected.dtype
+    assert torch.equal(bits(found), bits(expected)), unit
+
+
+def some(order: Any, fmt: Any, rounding: Any, options: dict[str, Any], seed: int) -> None:
+    """One unit on special values."""
+    if isinstance(fmt, dict) and (str(order).startswith("fused") or options.get("flush_results")):
+        return
+    if "promote" in options and fmt == FIXED:
+        return
+    unit = mac({"order": order, "accumulator": {"format": fmt, "rounding": rounding, "nan": "zero"}, **options})
+    a, b, c = operands(seed, (2, 11)), operands(seed + 100, (11, 3)), operands(seed + 200, (2, 3)) if seed % 3 else None
+    assert_equal_to_reference(a, b, unit, c)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_orders(order: Any) -> None:
+    for seed, options in enumerate(OPTIONS):
+        some(order, FORMATS[seed % 4], ROUNDINGS[(seed + ORDERS.index(order)) % 8], options, seed)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
+def test_roundings_of_products_and_sums(rounding: Any) -> None:
+    place = {"format": "fp16", "rounding": rounding}
+    assert_equal_to_reference(
+        operands(2, (3, 5)), operands(4, (5, 3)), mac({"order": "sequential", "product": place, "accumulator": place})
+    )
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("fmt", FORMATS, ids=str)
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_every_order_format_rounding_and_option(order: Any, fmt: Any) -> None:
+    for seed, rounding in enumerate(ROUNDINGS):
+        for n, options in enumerate(OPTIONS):
+            some(order, fmt, rounding, options, seed + 4 * n)
+
+
+def shipped_operands(unit: Mac, terms: int) -> tuple[Any, Any, torch.Tensor]:
+    """Random codes of a shipped unit's formats, with scales where it takes them."""
+    assert unit.operands is not None
+    rng = torch.Generator().manual_seed(terms)
+    shapes = ((2, terms), (terms, 3))
+    ports = unit.operands.input[0], unit.operands.weight[0]
+    a, b = (f.decode(torch.randint(0, 1 << f.bits, shape, generator=rng)) for f, shape in zip(ports, shapes, strict=True))
+    c = torch.randn(2, 3, generator=rng)
+    if unit.scales is None:
+        return a, b, c
+    blocks, fmt = -(-terms // unit.scales.block), unit.scales.format
+    scales = [fmt.decode(torch.randint(110, 120, shape, generator=rng)) if fmt.bits == 8 else torch.rand(shape, generator=rng)
+              for shape in ((2, blocks), (blocks, 3))]  # fmt: skip
+    return Scaled(a, scales[0]), Scaled(b, scales[1]), c
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_shipped_units(name: str) -> None:
+    a, b, c = shipped_operands(mac(name), 18)
+    assert_equal_to_reference(a, b, mac(name), c)
+
+
+REFUSED = {
+    **dict.fromkeys(("nvidia_ampere_fp64", "nvidia_hopper_fp64", "nvidia_blackwell_fp64", "amd_cdna2_fp64", "amd_cdna3_fp64"),
+                    "accumulator.format"),
+    **dict.fromkeys(("amd_cdna1_fp16", "amd_cdna1_bf16"), "order.fused.fraction_bits"),
+    **dict.fromkeys(("amd_cdna3_fp16", "amd_cdna3_bf16", "amd_cdna3_tf32", "amd_cdna3_fp8"), "order.fused.late"),
+}  # fmt: skip
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", sorted(set(shipped("macs")) - set(REFUSED)))
+def test_every_shipped_unit_over_several_groups(name: str) -> None:
+    a, b, c = shipped_operands(mac(name), 75)
+    assert_equal_to_reference(a, b, mac(name), c)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_unit_it_does_not_compute_is_refused_by_its_field(name: str) -> None:
+    a, b = on_gpu(torch.ones(1, 2)), on_gpu(torch.ones(2, 1))
+    with pytest.raises(FormatError, match=rf"{REFUSED[name]} of {name}: got .* on the backend 'triton'; allowed: "):
+        matmul(a, b, name, backend="triton")
+
+
+def test_batches_broadcast_and_are_numbered_as_one() -> None:
+    unit = mac({"order": "sequential", "accumulator": {"format": "fp12_e6m5", "rounding": "stochastic(9)"}})
+    a, b, c = operands(1, (2, 2, 4)), operands(3, (2, 4, 3)), operands(5, (2, 3))
+    assert_equal_to_reference(a, b, unit, c)
+    assert_equal_to_reference(a, b[0], unit)
+
+
+def test_more_results_than_one_program_takes() -> None:
+    unit = mac({"order": "fused(2, 20)", "accumulator": {"format": "fp32"}})
+    a, b = operands(1, (17, 4)), operands(3, (4, 18))
+    assert torch.equal(bits(matmul(on_gpu(a), on_gpu(b), unit, backend="triton").cpu()), bits(matmul(a, b, unit)))
+
+
+def test_nothing_to_sum_gives_c() -> None:
+    c = torch.tensor([[1.0, -0.0]])
+    found = matmul(on_gpu(torch.empty(1, 0)), on_gpu(torch.empty(0, 2)), "fp16_accumulate", on_gpu(c), backend="triton")
+    assert torch.equal(bits(found.cpu()), bits(c))
+
+
+def test_foreign_operands_and_scales_are_named() -> None:
+    a = torch.ones(2, 4)
+    a[1, 2] = 0.3
+    with pytest.raises(FormatError, match=r"input operand of fp16_accumulate: element \[1, 2\] is 0.3.*allowed: values of fp16"):
+        matmul(on_gpu(a), on_gpu(torch.ones(4, 1)), "fp16_accumulate", backend="triton")
+    scales = torch.tensor([[1.0], [0.3]])
+    with pytest.raises(FormatError, match=r"input operand of nvidia_blackwell_mxfp8: scale \[1, 0\] is 0.3"):
+        matmul(on_gpu(Scaled(torch.ones(2, 32), scales)), on_gpu(torch.ones(32, 1)), "nvidia_blackwell_mxfp8", backend="triton")
+
+
+def test_a_machine_without_gpu_or_interpreter_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.missing()
+    with pytest.raises(FormatError, match="backend: got 'triton', which cannot run here: there is no CUDA device"):
+        matmul(torch.ones(1, 2), torch.ones(2, 1), "fp32_sequential", backend="triton")
