@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from hwsim.studies.bench.steps import MACHINES, PLAIN, TARGETS, Measurements, Trainee, emulated, peers, timed
 from hwsim.studies.bench.training import map_cases, numpy_recursion, numpy_sgd, regression_cases, step_cases
 from hwsim.training import COMPONENTS, expected_excess_risk, power_law
 
@@ -31,3 +32,16 @@ def test_the_plain_recursion_is_the_recursion() -> None:
 def test_the_plain_simulation_is_the_simulation() -> None:
     exact = expected_excess_risk(power_law(10, 2.0), 1.0, 1.0, 0.1, 60, quantizers=NOISY)
     assert numpy_sgd(4000, 10, 60) == pytest.approx(exact, rel=0.05)
+
+
+def test_the_training_step_s_benchmark_runs_the_machines_and_the_peers_on_the_same_step() -> None:
+    def small() -> Trainee:
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+        return Trainee(model, torch.ones(2, 1, 4, 4), torch.tensor([0, 2]), torch.optim.SGD(model.parameters(), lr=0.1))
+
+    cases = {**emulated(small), **peers(small)}
+    assert cases.keys() >= {PLAIN, *MACHINES, *TARGETS["resnet18"]}
+    found = timed("a step", "resnet18", cases, rounds=1)
+    assert found.ratios[PLAIN] == 1
+    assert set(found.ratios) == set(cases)
+    assert "at most 1.6" in Measurements((found, found)).as_text()
