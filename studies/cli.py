@@ -19,6 +19,7 @@ from hwsim.fields import format_record
 from hwsim.models import TaskError
 
 from . import budgeting, comparing, hardware, listing, pictures, proof
+from .conditions import shortfalls
 from .editing import study_schema
 from .executors import Executor, executors
 from .files import StudyFile, check_file, load_study
@@ -277,6 +278,9 @@ def _conclude(summary: Summary, as_events: bool) -> None:
             typer.echo(f"report: {page}")
     if summary.failed:
         raise _exit(f"{len(summary.failed)} runs failed; the same command tries them again", FAILURE)
+    lacking = shortfalls(Store(summary.folder), Store(summary.folder).index())
+    if lacking:
+        raise _exit("\n".join(map(str, lacking)), FAILURE)
 
 
 def main() -> None:

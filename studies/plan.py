@@ -145,12 +145,14 @@ class _Training:
     machine: Datapath
     name: str
     report: ReportChoice
+    passing: bool = False
     part: str = ""
 
     def runs(self, seeds: tuple[int, ...]) -> Iterator[tuple[Place, Run]]:
         """One run for each seed."""
         others = {axis: label(value) for axis, value in self.point.values.items() if axis != "datapath"}
         common = {key: getattr(self.setting, key) for key in Setting.model_fields}
+        common["unknown_ops"] = "pass" if self.passing else None
         for seed in seeds:
             run = TrainingRun(**common, datapath=self.machine, seed=seed)
             yield Place(run.id, self.name, seed, others, self.part), run
@@ -188,7 +190,8 @@ class _Builder:
         setting = validate(given, Setting, ("study",), self.catalogue)
         machine = self._machine(point)
         complete = setting.model_copy(update={"task": self._task(setting.task, point)})
-        return _Training(point, complete, machine, machine.name, self.study.report)
+        passing = self.study.coverage is not None and self.study.coverage.unknown_ops == "pass"
+        return _Training(point, complete, machine, machine.name, self.study.report, passing)
 
     def _task(self, choice: TaskChoice, point: Point) -> TaskChoice:
         key = content_hash(choice)

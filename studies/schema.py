@@ -139,6 +139,20 @@ class BudgetChoice(Record):
     candidates: Annotated[tuple[str, ...], Field(min_length=2)] = CANDIDATES
 
 
+class CoverageChoice(Record):
+    """How much of every run has to be emulated.
+
+    Args:
+        fail_under: the least share of operations, and of FLOPs, that runs as the datapath declares; a study with a run below has
+            failed.
+        unknown_ops: what an operation that the emulator does not know becomes: an `error` that ends the run, or it may `pass`
+            in native precision, which counts against the share.
+    """
+
+    fail_under: Annotated[float, Field(ge=0, le=1)] = 1.0
+    unknown_ops: Literal["error", "pass"] = "error"
+
+
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
     if twice is not None:
@@ -186,6 +200,7 @@ class Study(StudyBase):
         seeds: of weights, data order and stochastic rounding.
         report: what to ask of the results.
         budget: what `hwsim budget` asks of one step.
+        coverage: how much of every run has to be emulated; without it, all operations have to be known.
     """
 
     whole_axes = ("datapath", "threads", "quantizer")
@@ -199,6 +214,7 @@ class Study(StudyBase):
     baseline: str | None = None
     report: ReportChoice = ReportChoice()
     budget: BudgetChoice = BudgetChoice()
+    coverage: CoverageChoice | None = None
 
 
 class ExperimentStudy(StudyBase):
@@ -228,12 +244,13 @@ class TrainingRun(Record):
     datapath: Datapath
     seed: Seed
     threads: Count = 1
+    unknown_ops: Literal["pass"] | None = None
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the canonical configuration."""
         # What is not there has no part in the hash, so that an option that is added later leaves old runs their ids.
-        own = {key: getattr(self, key) for key in ("task", "optimizer", "quantizer", "seed", "threads")}
+        own = {key: getattr(self, key) for key in ("task", "optimizer", "quantizer", "seed", "threads", "unknown_ops")}
         said = {key: value for key, value in own.items() if value is not None}
         return content_hash({**said, "datapath": machine(self.datapath)})
 

@@ -29,12 +29,15 @@ class Outcome:
     """What a run gave.
 
     Args:
-        status: `done`, or `diverged`: a loss is not finite, or a NaN met a format that has none; a result too.
+        status: `done`, or `diverged`: a loss, a weight or an output on the test set is not finite, or a NaN met a format that has
+            none; a result too.
         steps: how many optimizer steps were taken.
-        reason: why it diverged.
+        reason: why it diverged, in which step.
+        origin: the first operation that gave NaN or infinity in that step.
         metrics: one row an epoch: `epoch` and `step` at its end, `train_loss` (the mean over the epoch's samples while they
             were trained on), `test_loss`, and the task's metrics on the test set.
         audit: the emulator's rows.
+        native: the tensors that stayed in the model's own precision, and why.
         coverage: shares of operations and of FLOPs that ran as the datapath declares.
         checksum: of the data.
     """
@@ -42,14 +45,16 @@ class Outcome:
     status: Literal["done", "diverged"] = "done"
     steps: int = 0
     reason: str = ""
+    origin: dict[str, Any] | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
+    native: list[dict[str, Any]] = field(default_factory=list)
     coverage: dict[str, float] = field(default_factory=dict)
     checksum: str = ""
 
 
 class Diverged(Exception):
-    """The loss is no finite number."""
+    """The loss, a weight or an output is no finite number."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,12 @@ def train(run: TrainingRun) -> Outcome:
         make = partial(TORCH_OPTIMIZERS[run.optimizer.name], **run.optimizer.model_dump(exclude={"name"}))
         steps = run.task.epochs * -(-len(data.train_inputs) // run.task.batch_size)
         trained = trainee(model, run.quantizer, make, steps)
-        with emulate(model, run.datapath, optimizer=trained.optimizer, seed=run.seed) as machine:
+        unknown = run.unknown_ops or "error"
+        with emulate(model, run.datapath, trained.optimizer, run.seed, unknown, watch=True) as machine:
             try:
                 _loop(run, task, data, model, trained, machine, outcome, epochs)
             except (Diverged, NanError) as error:
-                outcome.status, outcome.reason = "diverged", str(error)
+                _diverged(outcome, machine, error)
     _score(task, data, epochs, outcome)
     _account(machine, outcome)
     return outcome
@@ -107,6 +113,7 @@ def _loop(
                 raise Diverged(f"the loss is {value} in step {outcome.steps}")
             machine.scale(loss).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            _check_weights(model, outcome.steps)
             outcome.steps += 1
             total += value * len(inputs)
         with _as_tested(trained):
@@ -114,6 +121,26 @@ def _loop(
         with _disable_current_modes():
             rate = {} if trained.rate is None else {"quantization_rate": trained.rate()}
         epochs.append(Epoch(outcome.steps, total / len(data.train_inputs), outputs, rate))
+        if not _is_finite(outputs):
+            raise Diverged(f"an output on the test set is not finite after step {outcome.steps - 1}")
+
+
+def _diverged(outcome: Outcome, machine: Machine, error: Exception) -> None:
+    origin, outcome.status = machine.not_finite(), "diverged"
+    step = f"in step {outcome.steps}: " if isinstance(error, NanError) else ""
+    outcome.reason = f"{step}{error}" + (f"; {origin}" if origin is not None else "")
+    outcome.origin = asdict(origin) if origin is not None else None
+
+
+def _check_weights(model: nn.Module, step: int) -> None:
+    wrong = next((name for name, p in model.named_parameters() if not _is_finite(p)), None)
+    if wrong is not None:
+        raise Diverged(f"the parameter {wrong} is not finite after step {step}")
+
+
+def _is_finite(x: Tensor) -> bool:
+    with _disable_current_modes():
+        return bool(torch.isfinite(x).all())
 
 
 @contextmanager
@@ -145,9 +172,10 @@ def _score(task: Task, data: Data, epochs: list[Epoch], outcome: Outcome) -> Non
         }
         outcome.metrics.append(row)
         if not math.isfinite(test_loss) and outcome.status == "done":
-            outcome.status, outcome.reason = "diverged", f"the test loss is {test_loss} after step {epoch.step}"
+            outcome.status, outcome.reason = "diverged", f"the test loss is {test_loss} after step {epoch.step - 1}"
 
 
 def _account(machine: Machine, outcome: Outcome) -> None:
     outcome.audit = [asdict(row) for row in machine.audit()]
+    outcome.native = [asdict(row) for row in machine.unemulated()]
     outcome.coverage = machine.coverage()
