@@ -16,6 +16,7 @@ from hwsim.errors import ConfigError, HwsimError, not_allowed
 from hwsim.models import TaskError
 
 from . import budgeting, circuits, comparing, hardware, looking, proof
+from .conditions import shortfalls
 from .editing import study_schema
 from .executors import Executor, Needs, executors
 from .files import check_file, load_study
@@ -262,6 +263,9 @@ def _conclude(summary: Summary, as_events: bool) -> None:
             typer.echo(f"report: {page}")
     if summary.failed:
         raise _exit(f"{len(summary.failed)} runs failed; the same command tries them again", FAILURE)
+    lacking = shortfalls(Store(summary.folder), Store(summary.folder).index())
+    if lacking:
+        raise _exit("\n".join(map(str, lacking)), FAILURE)
 
 
 def main() -> None:

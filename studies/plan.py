@@ -177,6 +177,7 @@ class _Training:
     machine: Datapath
     name: str
     report: ReportChoice
+    passing: bool = False
     part: str = ""
 
     @property
@@ -189,6 +190,7 @@ class _Training:
         """One run for each seed."""
         others = {axis: label(value) for axis, value in self.point.values.items() if axis != "datapath"}
         common = {key: getattr(self.setting, key) for key in Setting.model_fields}
+        common["unknown_ops"] = "pass" if self.passing else None
         for seed in seeds:
             run = TrainingRun(**common, datapath=self.machine, seed=seed)
             yield Place(run.id, self.name, seed, others, self.part), run
@@ -227,7 +229,8 @@ class _Builder:
         machine = self._machine(point)
         complete = setting.model_copy(update={"task": self._task(setting.task, point)})
         self._check_fit(complete, machine, point)
-        return _Training(point, complete, machine, machine.name, self.study.report)
+        passing = self.study.coverage is not None and self.study.coverage.unknown_ops == "pass"
+        return _Training(point, complete, machine, machine.name, self.study.report, passing)
 
     def _check_fit(self, setting: Setting, machine: Datapath, point: Point) -> None:
         """Refuse overrides that match no layer, more processes than samples, and a device that is not there."""

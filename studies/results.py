@@ -36,8 +36,15 @@ with finished as ({RUNS}),
 select datapath, phase, gemm, role, "cast", mac, sum(count)::BIGINT as count, sum(flops)::BIGINT as flops
 from places join audit using (id) group by all order by all
 """
-
-
+NATIVE = f"""
+with finished as ({RUNS}),
+    grid as (select datapath, id from ({PLACES}) where part = '' and id in (select id from finished)),
+    places as (select datapath, min(id) as id from grid group by datapath),
+    native as (select * from read_parquet($native, union_by_name = true))
+select datapath, phase, role, reason, string_agg(distinct op, ' ' order by op) as ops, sum(count)::BIGINT as count,
+    sum(flops)::BIGINT as flops
+from places join native using (id) group by datapath, phase, role, reason order by all
+"""
 EXPERIMENT = f"""
 with places as ({PLACES}), metrics as (select * from read_parquet($metrics, union_by_name = true))
 select places.id, places.seed, metrics.* exclude (id) from places join metrics using (id) order by places.id, "row"
@@ -142,6 +149,17 @@ def audits(folder: Path | str) -> pa.Table:
         StudyError: as for `results`.
     """
     return _read(Path(folder), AUDIT, "audit")
+
+
+def natives(folder: Path | str) -> pa.Table:
+    """For one run of each datapath: the tensors that stayed in the model's own precision, by phase, role and reason.
+
+    Raises:
+        StudyError: as for `results`; runs of before this was stored have no rows.
+    """
+    if not any(Path(folder).glob("runs/[!.]*/native.parquet")):
+        return pa.table({})
+    return _read(Path(folder), NATIVE, "native")
 
 
 def _read(folder: Path, query: str, table: str) -> pa.Table:

@@ -21,7 +21,7 @@ from .weights import QuantizerChoice
 
 MAX_SEED = 2**63
 ID_DIGITS = 12
-LATER: dict[str, Any] = {"quantizer": None, "processes": 1, "device": "cpu"}
+LATER: dict[str, Any] = {"quantizer": None, "processes": 1, "device": "cpu", "unknown_ops": None}
 LABELS = ("name", "description", "source")
 
 Positive = Annotated[float, Field(gt=0)]
@@ -201,6 +201,20 @@ class BudgetChoice(Record):
     candidates: Annotated[tuple[FormatField, ...], Field(min_length=2)] = CANDIDATES
 
 
+class CoverageChoice(Record):
+    """How much of every run has to be emulated.
+
+    Args:
+        fail_under: the least share of operations, and of FLOPs, that runs as the datapath declares; a study with a run below has
+            failed.
+        unknown_ops: what an operation that the emulator does not know becomes: an `error` that ends the run, or it may `pass`
+            in native precision, which counts against the share.
+    """
+
+    fail_under: Annotated[float, Field(ge=0, le=1)] = 1.0
+    unknown_ops: Literal["error", "pass"] = "error"
+
+
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     twice = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
     if twice is not None:
@@ -253,6 +267,7 @@ class Study(StudyBase):
         seeds: of weights, data order and stochastic rounding.
         report: what to ask of the results.
         budget: what `hwsim budget` asks of one step.
+        coverage: how much of every run has to be emulated; without it, all operations have to be known.
     """
 
     whole_axes = ("datapath", "threads", "processes", "quantizer")
@@ -269,6 +284,7 @@ class Study(StudyBase):
     baseline: str | None = None
     report: ReportChoice = ReportChoice()
     budget: BudgetChoice = BudgetChoice()
+    coverage: CoverageChoice | None = None
 
 
 class ExperimentStudy(StudyBase):
@@ -300,12 +316,14 @@ class TrainingRun(Record):
     threads: Count = 1
     processes: Count = 1
     device: Device = "cpu"
+    unknown_ops: Literal["pass"] | None = None
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the canonical configuration."""
         # What is as it always was has no part in the hash, so that an option that is added later leaves old runs their ids.
-        own = {key: getattr(self, key) for key in ("task", "optimizer", "quantizer", "seed", "threads", "processes", "device")}
+        names = ("task", "optimizer", "quantizer", "seed", "threads", "processes", "device", "unknown_ops")
+        own = {key: getattr(self, key) for key in names}
         said = {key: value for key, value in own.items() if value != LATER.get(key)}
         return content_hash({**said, "datapath": machine(self.datapath)})
 

@@ -6,6 +6,7 @@ Files::
     runs/<id>/run.json            configuration, hash, status, where and with what it ran
     runs/<id>/metrics.parquet     one row an epoch, or the rows of an experiment
     runs/<id>/audit.parquet       one row for each operation that ran in a training
+    runs/<id>/native.parquet      one row for each that left tensors in the model's own precision
     failures/<id>.json            why a run has no result; gone when it has one
     logs/<id>.log                 what was printed while it ran
     checkpoints/<id>.pt           how far a run has come; gone when it has a result

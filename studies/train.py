@@ -10,7 +10,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from hwsim.casting import apply
@@ -34,12 +35,15 @@ class Outcome:
     """What a run gave.
 
     Args:
-        status: `done`, or `diverged`: a loss is not finite, or a NaN met a format that has none; a result too.
+        status: `done`, or `diverged`: a loss, a weight or an output on the test set is not finite, or a NaN met a format that has
+            none; a result too.
         steps: how many optimizer steps were taken.
-        reason: why it diverged.
+        reason: why it diverged, in which step.
+        origin: the first operation that gave NaN or infinity in that step.
         metrics: one row an epoch: `epoch` and `step` at its end, `train_loss` (the mean over the epoch's samples while they
             were trained on), `test_loss`, and the task's metrics on the test set.
         audit: the emulator's rows.
+        native: the tensors that stayed in the model's own precision, and why.
         coverage: shares of operations and of FLOPs that ran as the datapath declares.
         checksum: of the data.
     """
@@ -47,14 +51,16 @@ class Outcome:
     status: Literal["done", "diverged"] = "done"
     steps: int = 0
     reason: str = ""
+    origin: dict[str, Any] | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
+    native: list[dict[str, Any]] = field(default_factory=list)
     coverage: dict[str, float] = field(default_factory=dict)
     checksum: str = ""
 
 
 class Diverged(Exception):
-    """The loss is no finite number."""
+    """The loss, a weight or an output is no finite number."""
 
 
 Row = dict[str, Any]
@@ -79,12 +85,13 @@ def train(run: TrainingRun, checkpoints: Checkpoints = NONE, tell: Tell = lambda
         model = initial_model(task, run.seed).to(run.device)
         make = partial(TORCH_OPTIMIZERS[run.optimizer.name], **run.optimizer.model_dump(exclude={"name"}))
         trained = trainee(model, run.quantizer, make, run.task.epochs * _steps(run, data))
-        with emulate(model, run.datapath, optimizer=trained.optimizer, seed=run.seed, rank=ranks.rank) as machine:
+        unknown = run.unknown_ops or "error"
+        with emulate(model, run.datapath, trained.optimizer, run.seed, unknown, rank=ranks.rank, watch=True) as machine:
             work = _Work(run, task, data.to(run.device), Training(model, trained, machine), outcome, checkpoints, tell, ranks)
             try:
                 work.go()
             except (Diverged, NanError) as error:
-                outcome.status, outcome.reason = "diverged", str(error)
+                _diverged(outcome, machine, error)
     _account(machine, outcome)
     return outcome
 
@@ -138,6 +145,7 @@ class _Work:
                 raise Diverged(f"the loss is {value} in step {at.steps}")
             machine.scale(self.ranks.weighted(loss, len(inputs))).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            _check_weights(self.training.model, at.steps)
             at.batch, at.steps, at.total = at.batch + 1, at.steps + 1, at.total + value * len(inputs)
             self.outcome.steps = at.steps
             ends = at.batch == count
@@ -172,8 +180,28 @@ class _Work:
         row = {"epoch": at.epoch, "step": at.steps, "train_loss": train_loss, "test_loss": test_loss, **scores, **rate}
         outcome.metrics.append(row)
         self.tell(row)
+        if not _is_finite(outputs):
+            raise Diverged(f"an output on the test set is not finite after step {at.steps - 1}")
         if not math.isfinite(test_loss) and outcome.status == "done":
-            outcome.status, outcome.reason = "diverged", f"the test loss is {test_loss} after step {at.steps}"
+            outcome.status, outcome.reason = "diverged", f"the test loss is {test_loss} after step {at.steps - 1}"
+
+
+def _diverged(outcome: Outcome, machine: Machine, error: Exception) -> None:
+    origin, outcome.status = machine.not_finite(), "diverged"
+    step = f"in step {outcome.steps}: " if isinstance(error, NanError) else ""
+    outcome.reason = f"{step}{error}" + (f"; {origin}" if origin is not None else "")
+    outcome.origin = asdict(origin) if origin is not None else None
+
+
+def _check_weights(model: nn.Module, step: int) -> None:
+    wrong = next((name for name, p in model.named_parameters() if not _is_finite(p)), None)
+    if wrong is not None:
+        raise Diverged(f"the parameter {wrong} is not finite after step {step}")
+
+
+def _is_finite(x: Tensor) -> bool:
+    with _disable_current_modes():
+        return bool(torch.isfinite(x).all())
 
 
 @contextmanager
@@ -193,4 +221,5 @@ def _labels(run: TrainingRun, targets: Tensor, step: int) -> Tensor:
 
 def _account(machine: Machine, outcome: Outcome) -> None:
     outcome.audit = [asdict(row) for row in machine.audit()]
+    outcome.native = [asdict(row) for row in machine.unemulated()]
     outcome.coverage = machine.coverage()

@@ -43,6 +43,18 @@ AUDIT_SCHEMA = pa.schema(
         ("mac", pa.string()),
     ]
 )
+NATIVE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("phase", pa.string()),
+        ("op", pa.string()),
+        ("site", pa.string()),
+        ("role", pa.string()),
+        ("reason", pa.string()),
+        ("count", pa.int64()),
+        ("flops", pa.int64()),
+    ]
+)
 
 
 Status = Literal["done", "diverged", "failed", "elsewhere"]
@@ -143,10 +155,13 @@ def _trained(run: TrainingRun, store: Store, terms: Terms, say: Say) -> _Result:
         "status": outcome.status,
         "steps": outcome.steps,
         "reason": outcome.reason,
+        "origin": outcome.origin,
         "coverage": outcome.coverage,
         "data_checksum": outcome.checksum,
     }
-    return _Result(outcome.status, record, {"metrics": metrics_table(run, outcome), "audit": audit_table(run, outcome)})
+    native = pa.Table.from_pylist([{"id": run.id, **row} for row in outcome.native], schema=NATIVE_SCHEMA)
+    tables = {"metrics": metrics_table(run, outcome), "audit": audit_table(run, outcome), "native": native}
+    return _Result(outcome.status, record, tables)
 
 
 def _measured(run: ExperimentRun) -> _Result:

@@ -14,6 +14,7 @@ from hwsim.errors import ConfigError
 from .audit import AuditRow, NativeRow
 from .engine import Engine
 from .meter import SiteStatistics
+from .watch import NotFinite
 from .wire import Hook, gradient_hook
 
 
@@ -40,6 +41,10 @@ class Machine:
     def unemulated(self) -> list[NativeRow]:
         """Every computed tensor that stayed in the model's own precision, and why."""
         return self._engine.audit.unemulated()
+
+    def not_finite(self) -> NotFinite | None:
+        """The first operation that gave NaN or infinity, in the last step that had any; None unless entered with `watch=True`."""
+        return None if self._engine.watch is None else self._engine.watch.found
 
     def statistics(self) -> list[SiteStatistics]:
         """One row for each port that rounded tensors; empty unless the block was entered with `statistics=True`."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hwsim.casting import Quantized, apply, apply_in_units, elements, parts
 from hwsim.casts import Cast
-from hwsim.errors import ConfigError
+from hwsim.errors import ConfigError, FormatError
 from hwsim.formats.block import element_format
 from hwsim.formats.philox import Draw
 
@@ -93,12 +93,15 @@ class Port:
         if not x.dim():
             return self(x.reshape(1), call, axis, site).reshape(())
         unit = None
-        if self.meter is not None:
-            y, unit = apply_in_units(self.cast, x, self._draw(call, site), axis, self._scale(x, call))
-        elif self.kept is None:
-            y = self.convert(self.cast, x, self._draw(call, site), axis)
-        else:
-            y = apply(self.cast, x, self._draw(call, site), axis, self.kept.of(x, call))
+        try:
+            if self.meter is not None:
+                y, unit = apply_in_units(self.cast, x, self._draw(call, site), axis, self._scale(x, call))
+            elif self.kept is None:
+                y = self.convert(self.cast, x, self._draw(call, site), axis)
+            else:
+                y = apply(self.cast, x, self._draw(call, site), axis, self.kept.of(x, call))
+        except FormatError as error:
+            raise self._placed(error, site) from error
         if y.dtype is not x.dtype:
             raise ConfigError(f"{self.site}: got {x.dtype}, which does not hold {self.cast}; allowed: a model in torch.float32")
         self._count(x, y, unit)
@@ -108,7 +111,10 @@ class Port:
         """The values of the format itself and the scale that they were divided by, as an emulated unit takes them."""
         if self.cast is None or self.passes(x.dtype):
             return x, None
-        values, scale = elements(self.cast, x, self._draw(call, ""), axis, self._scale(x, call))
+        try:
+            values, scale = elements(self.cast, x, self._draw(call, ""), axis, self._scale(x, call))
+        except FormatError as error:
+            raise self._placed(error) from error
         if self.meter is not None:
             unit = None if scale is None else scale.expand(x.shape) if scale.numel() > 1 else scale
             self._count(x, values if scale is None else values * scale, unit)
@@ -118,7 +124,10 @@ class Port:
         """What a multiplier's port holds: elements and scales; groups and blocks run along `axis`."""
         if self.cast is None or self.passes(x.dtype):
             return x
-        q = parts(self.cast, x, self._draw(call, ""), axis, kept=self._scale(x, call))
+        try:
+            q = parts(self.cast, x, self._draw(call, ""), axis, kept=self._scale(x, call))
+        except FormatError as error:
+            raise self._placed(error) from error
         if self.meter is not None:
             self._count(x, q.values, q.unit)
         return q
@@ -141,6 +150,9 @@ class Port:
 
     def _scale(self, x: Tensor, call: int) -> Tensor | None:
         return None if self.kept is None else self.kept.of(x, call)
+
+    def _placed(self, error: FormatError, site: str = "") -> FormatError:
+        return type(error)(f"{site or self.site}: {error}", error.field)
 
     def _draw(self, call: int, site: str) -> Draw:
         return self.draws(site or self.site, call, self.ranked) if self.stochastic else FIXED

@@ -61,6 +61,8 @@ def _trainings(report: Report) -> dict[str, Any]:
         "fronts": [(table, Markup(front_plot(report, table))) for table in found if table.values],
         "machines": machine_rows(report),
         "audit": audit_rows(report),
+        "unemulated": native_rows(report),
+        "diverged": diverged_rows(report),
         "native": [name for name, record in report.records.items() if is_native(record)],
     }
 
@@ -81,6 +83,22 @@ def audit_rows(report: Report) -> tuple[list[str], list[list[Any]]]:
     columns = ("datapath", "phase", "gemm", "role", "cast", "mac", "count", "flops")
     rows = [[row[column] for column in columns] for row in report.audit if row["role"] != "move"]
     return [*columns], rows
+
+
+def native_rows(report: Report) -> tuple[list[str], list[list[Any]]]:
+    """Which tensors stayed in the model's own precision, and why."""
+    columns = ("datapath", "phase", "role", "ops", "reason", "count", "flops")
+    return [*columns], [[row[column] for column in columns] for row in report.native]
+
+
+def diverged_rows(report: Report) -> tuple[list[str], list[list[Any]]]:
+    """Where each run that diverged first had a NaN or an infinity."""
+    rows = []
+    for record in report.diverged:
+        origin = record.get("origin") or {}
+        where = [origin.get(key, "") for key in ("step", "site", "op", "phase")]
+        rows.append([record["run"]["datapath"]["name"], record["run"]["seed"], record["id"], *where, record["reason"]])
+    return ["datapath", "seed", "run", "step", "site", "operation", "phase", "reason"], rows
 
 
 def is_native(record: Mapping[str, Any]) -> bool:

@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..results import audits, results
+from ..conditions import Shortfall, shortfalls
+from ..results import audits, natives, results
 from ..store import Store
 from .budgets import Budget, budgets
 from .statistics import Spread, Unit, paired
@@ -92,6 +93,9 @@ class Report:
         series: of the grid and the budgets, in the order of the study.
         records: of each datapath, the `run.json` of one run.
         audit: one row for each datapath, phase, role and cast.
+        native: one row for each datapath, phase and role in which tensors stayed in the model's own precision, and why.
+        diverged: the `run.json` of each run that diverged.
+        shortfalls: the runs that were emulated less than the study demands.
         missing: how many of the study's runs have no result.
         failures: why, by the id of the run.
     """
@@ -101,6 +105,9 @@ class Report:
     series: tuple[Series, ...]
     records: Mapping[str, Mapping[str, Any]]
     audit: tuple[Mapping[str, Any], ...]
+    native: tuple[Mapping[str, Any], ...]
+    diverged: tuple[Mapping[str, Any], ...]
+    shortfalls: tuple[Shortfall, ...]
     missing: int
     failures: Mapping[str, Mapping[str, Any]]
 
@@ -210,7 +217,19 @@ def load_trainings(folder: Path) -> Report:
     records = {datapath: store.record(id) for datapath, id in first.items()}
     missing = {place["id"] for place in index["places"]} - finished
     failures = {id: failure for id, failure in store.failed().items() if id in missing}
-    return Report(folder, index, series, records, tuple(audits(folder).to_pylist()), len(missing), failures)
+    wild = {row["id"]: None for row in table.to_pylist() if row["status"] == "diverged"}
+    return Report(
+        folder,
+        index,
+        series,
+        records,
+        audit=tuple(audits(folder).to_pylist()),
+        native=tuple(natives(folder).to_pylist()),
+        diverged=tuple(store.record(id) for id in wild),
+        shortfalls=tuple(shortfalls(store, index)),
+        missing=len(missing),
+        failures=failures,
+    )
 
 
 def _key(settings: Mapping[str, Any]) -> str:

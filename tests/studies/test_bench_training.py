@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from hwsim.studies.bench.measurement import Measurement
+from hwsim.studies.bench.steps import MACHINES, PLAIN, TARGETS, Measurements, Trainee, emulated, peers, timed
 from hwsim.studies.bench.training import (
     map_cases,
     numpy_recursion,
@@ -57,3 +58,16 @@ def test_limits_in_seconds_are_told_with_what_was_spent() -> None:
     found = Measurement("title", "a", 2.0, {"a": 1.0, "b": 4.0}, {}, (), {"b": 7.5})
     assert found.as_text().splitlines()[-1].split("4.00")[1].strip() == "8.0 s (at most 7.5 s: missed)"
     assert found.as_dict()["cases"]["b"] == {"ratio": 4.0, "target": None, "seconds": 8.0, "limit": 7.5}
+
+
+def test_the_training_step_s_benchmark_runs_the_machines_and_the_peers_on_the_same_step() -> None:
+    def small() -> Trainee:
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+        return Trainee(model, torch.ones(2, 1, 4, 4), torch.tensor([0, 2]), torch.optim.SGD(model.parameters(), lr=0.1))
+
+    cases = {**emulated(small), **peers(small)}
+    assert cases.keys() >= {PLAIN, *MACHINES, *TARGETS["resnet18"]}
+    found = timed("a step", "resnet18", cases, rounds=1)
+    assert found.ratios[PLAIN] == 1
+    assert set(found.ratios) == set(cases)
+    assert "at most 1.6" in Measurements((found, found)).as_text()

@@ -202,6 +202,47 @@ def test_diverged_and_failed_runs_are_told_apart_and_only_failures_are_tried_aga
     assert "nothing is missing" in hwsim("run", wild, "--output", tmp_path / "out").stdout
 
 
+UNKNOWN = (
+    "name: digits_mlp, epochs: 1, batch_size: 256, width: 4",
+    "name: odd, epochs: 1, batch_size: 2, loss: half_squared_error, model: study_cases:unknown_model, "
+    "data: study_cases:few_points",
+)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "exit_code", "error"),
+    [
+        (
+            "{fail_under: 1.0, unknown_ops: pass}",
+            1,
+            r"error: coverage: fp32, seed 0 \(\w+\): got 93.33.* % of operations and .* % of FLOPs; allowed: 100 % at least",
+        ),
+        ("{fail_under: 0.5, unknown_ops: pass}", 0, ""),
+        ("{fail_under: 1.0}", 1, "operation hwsim_tests.doubled.default is not known to the emulator"),
+    ],
+)
+def test_coverage_can_be_a_condition_of_a_study(write: Write, tmp_path: Path, coverage: str, exit_code: int, error: str) -> None:
+    seeds = ("[0, 1]", f"[0]\n  coverage: {coverage}")
+    path = write(UNKNOWN, seeds, ("lr: 0.1", "lr: 0.01"), ("[fp32, mine]", "[fp32]"))
+    result = hwsim("run", path, "--output", tmp_path / "out", "--workers", 1)
+    assert result.exit_code == exit_code
+    assert re.search(error, result.stderr)
+    if "pass" not in coverage:
+        return
+    page = (tmp_path / "out" / "report.html").read_text()
+    told = "demands more coverage than 1 of its runs have" if exit_code else "50 % of operations and FLOPs"
+    assert told in page
+    assert "unknown operation, passed by unknown_ops: pass" in page
+
+
+def test_the_report_says_where_a_run_diverged(write: Write, tmp_path: Path) -> None:
+    wild = write(("lr: 0.1", "lr: 1.0e+30"), ("[fp32, mine]", "[fp32]"), ("[0, 1]", "[0]"))
+    hwsim("run", wild, "--output", tmp_path / "out", "--workers", 1)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<td>3/output</td><td>addmm</td><td>forward</td>" in page
+    assert "the datapath declares no cast" in page
+
+
 def test_lists_are_tables_or_json() -> None:
     assert "fp8_e4m3fn" in hwsim("list", "formats", "fp8*").stdout
     names = [row["name"] for row in json.loads(hwsim("list", "formats", "fp8_e4m3fn*", "--json").stdout)]

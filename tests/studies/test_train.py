@@ -82,7 +82,19 @@ def test_every_operation_is_accounted_for() -> None:
 
 def test_a_run_that_diverges_is_a_result_with_the_steps_it_took_and_the_reason() -> None:
     outcome = train(run_of(lr=1e30))
-    assert (outcome.status, outcome.steps, outcome.reason) == ("diverged", 1, "the loss is nan in step 1")
+    assert (outcome.status, outcome.steps) == ("diverged", 1)
+    where = "first made by addmm at 3/output (forward) in step 1"
+    assert outcome.reason == f"the loss is nan in step 1; {where}"
+    assert outcome.origin == {"step": 1, "phase": "forward", "op": "addmm", "site": "3/output", "made": True}
+
+
+def test_a_weight_that_is_not_finite_ends_the_run_in_the_step_that_made_it() -> None:
+    plan = plan_of(("lr: 0.1", "lr: 1.0e+30, weight_decay: 1.0e+10"))
+    outcome = train(next(iter(plan.runs.values())))
+    assert (outcome.status, outcome.steps) == ("diverged", 0)
+    assert outcome.reason.startswith("the parameter ")
+    assert " is not finite after step 0; first made by add_ at 1." in outcome.reason
+    assert outcome.reason.endswith(" (optimizer) in step 0")
 
 
 def test_a_nan_in_a_format_without_one_is_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +104,7 @@ def test_a_nan_in_a_format_without_one_is_divergence(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tasks, "data", lambda choice: poisoned)
     outcome = train(run)
     assert (outcome.status, outcome.steps, outcome.metrics) == ("diverged", 0, [])
-    assert "nan" in outcome.reason
+    assert outcome.reason.startswith("in step 0: 1/output/input: x[0, 0]: got nan, which becomes NaN in a format that has none")
 
 
 def test_a_performed_run_is_stored_with_all_that_repeats_it(tmp_path: Path) -> None:

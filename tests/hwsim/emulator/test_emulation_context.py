@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import hwsim
 from hwsim.emulator import emulate
 from hwsim.emulator.meter import Meter
-from hwsim.errors import ConfigError
+from hwsim.errors import ConfigError, FormatError
 
 
 def flags() -> list[bool]:
@@ -100,6 +100,24 @@ def test_blocks_do_not_nest_but_follow_each_other() -> None:
 def test_wrong_arguments_are_refused_before_anything_runs(options, text: str) -> None:
     with pytest.raises(ConfigError, match=text), emulate(nn.Linear(2, 2), **{"datapath": "fp32", **options}):
         pytest.fail("the block ran")
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "place"),
+    [
+        (nn.Linear(40, 4), (2, 40), r"^0/output/input: remainder: axis 1 has 40 elements, blocks have 32"),
+        (nn.Conv2d(8, 4, 1), (1, 8, 3, 3), r"^0/output/input: remainder: axis \d has 8 elements, blocks have 32"),
+    ],
+    ids=["linear", "convolution"],
+)
+@pytest.mark.parametrize("unit", ["native", {"accumulator": {"format": "fp32"}, "order": "sequential"}], ids=["native", "unit"])
+def test_blocks_that_do_not_divide_an_operand_are_refused_at_their_port(layer, shape, place: str, unit) -> None:
+    block = {"kind": "block", "element": "fp8_e4m3fn", "scale": "e8m0fnu", "size": 32, "remainder": "error"}
+    scales = {} if unit == "native" else {"scales": {"block": 32, "format": "e8m0fnu", "applied": "product"}}
+    mac = unit if unit == "native" else unit | scales
+    machine = {"gemm": {"output": {"input": block, "weight": block, "mac": mac}}}
+    with emulate(nn.Sequential(layer), machine), pytest.raises(FormatError, match=place):
+        layer(torch.ones(*shape))
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual", "lstm", "transformer", "written_out_attention"])
