@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -281,4 +282,6 @@ def _conclude(summary: Summary, as_events: bool) -> None:
 
 def main() -> None:
     """The entry point `hwsim`."""
+    # As `python -m` does: a study may name functions of a module in the working directory.
+    sys.path.insert(0, "")
     app()
