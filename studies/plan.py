@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from hwsim.layering import GEMMS
 from hwsim.models import TaskError, initial_model
 
 from . import tasks
-from .experiments import experiment_setting
+from .experiments import experiment_setting, experiments
 from .files import StudyFile, with_place
 from .grid import Point, applied, label, points
 from .needs import Needs
@@ -157,6 +158,9 @@ def _experiments(file: StudyFile, study: ExperimentStudy) -> list[_Resolved]:
     for point in points(study, document):
         given = applied(base, point, list(point.values), document)
         setting = validate(given, experiment_setting(), ("study",), file.catalogue)
+        check = experiments()[setting.experiment.name].check
+        if check is not None:
+            with_place(document, ("study", "experiment"), partial(check, setting.experiment))
         found.append(_Experiment(point, setting.experiment, setting.threads))
     return found
 
@@ -261,7 +265,8 @@ class _Builder:
                 self.tasks[key] = tasks.completed(choice)
             except TaskError as error:
                 field = tuple(error.field.split(".")) if error.field else ()
-                raise ConfigError(self.document.problem(point.place(("study", "task", *field)), str(error))) from error
+                message = str(error).removeprefix(f"{error.field}: ")
+                raise ConfigError(self.document.problem(point.place(("study", "task", *field)), message)) from error
         return self.tasks[key]
 
     def _machine(self, point: Point) -> Datapath:

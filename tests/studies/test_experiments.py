@@ -135,6 +135,7 @@ SMALL: dict[str, Mapping[str, Any]] = {
     "par_regression": {
         "dimension": 16, "problems": 2, "shares": (0.25,), "strengths": (0.1,), "observations": (20, 60), "iterations": (1, 20),
     },
+    "post_training": {"datapath": "int8", "sentences": 6, "batch_size": 6},
     "quantized_sgd_components": {"dimension": 6, "steps": 40, "replicas": 64},
     "spectral_distortion": {"dimension": 8},
     "storage_rounding": {"dimension": 6, "lengths": (20, 40), "simulated": 40, "replicas": 16},
@@ -208,6 +209,12 @@ class TestFindings:
     def test_additive_errors_reach_the_limit_of_stability_first(self) -> None:
         numbers = {(row["law"], row["d"]): row["stability"] for row in rows_of("dimension")}
         assert numbers["multiplicative", 400] < 1 < numbers["additive", 400]
+
+    def test_a_pretrained_network_keeps_the_order_of_its_answers_in_eight_bits_and_all_of_it_is_emulated(self) -> None:
+        (row,) = rows_of("post_training")
+        assert (row["family"], row["bits"], row["coverage"]) == ("integers", 8.0, 1.0)
+        assert 0.9 < row["spearman"] < 1
+        assert 0.9 < row["cosine"] < 1
 
     def test_the_components_of_a_real_run_leave_the_others_alone(self) -> None:
         losses = {row["target"]: row["test_loss"] for row in rows_of("trained_components")}
