@@ -213,11 +213,11 @@ def _rate_table(
     for (family, share, strength), group in _grouped(rates, "family", "share", "strength").items():
         least = percent(min(row["least"] for row in group))
         lines.append([family, number(share), number(strength), percent(_mean(group, "rate")), least, percent(group[0]["bound"])])
-    for name, group, strength in (("convex, a zero slope", flat, "0.1"), ("convex, each column twice", twice, "")):
-        if group:
-            least = percent(min(row["least"] for row in group))
-            numbers = [number(group[0]["share"]), strength or number(group[0]["strength"]), percent(_mean(group, "rate")), least]
-            lines.append([name, *numbers, "none"])
+    for name, members, given in (("convex, a zero slope", flat, "0.1"), ("convex, each column twice", twice, "")):
+        if members:
+            least = percent(min(row["least"] for row in members))
+            strength = given or number(members[0]["strength"])
+            lines.append([name, number(members[0]["share"]), strength, percent(_mean(members, "rate")), least, "none"])
     return Table("Quantization rates", ["family", "n/d", "lambda", "mean", "least", "bound"], lines)
 
 
