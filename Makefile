@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup study test test-large conform exhaustive check clean
+.PHONY: setup study test test-large rtl conform exhaustive check clean
 
 setup: $(STAMP)
 
@@ -16,10 +16,13 @@ study: setup
 	$(BIN)/hwsim run quickstart
 
 test: setup
-	$(BIN)/python -m pytest -m "not large" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not large and not rtl" -n auto --dist loadfile
 
 test-large: setup
 	$(BIN)/python -m pytest -m large
+
+rtl: setup
+	$(BIN)/python -m pytest -m rtl tests/rtl
 
 conform: setup
 	$(BIN)/hwsim conform --output docs

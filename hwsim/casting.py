@@ -17,7 +17,8 @@ from hwsim.formats import Block, Draw, Format, Projection, Rounding
 from hwsim.formats.blocks import quantize_blocks
 from hwsim.formats.operators import quantize_tensor
 from hwsim.formats.rounding import NanRule, Overflow
-from hwsim.formats.scaled import PER_TENSOR, ScaleLayout
+from hwsim.formats.scaled import PER_TENSOR, ScaleLayout, geometry
+from hwsim.formats.tiling import tiling
 from hwsim.scaling import magnitude_max, scale_of
 
 
@@ -51,6 +52,11 @@ class Quantized:
         return self.format.encode(self.elements)
 
     @property
+    def unit(self) -> Tensor | None:
+        """What each element is multiplied by: one number, or x's shape; None where nothing is scaled."""
+        return None if self.scale is None else _spread(self.scale, self.layout, self.block, self.tensor_scale, self.values.shape)
+
+    @property
     def scale_codes(self) -> Tensor | None:
         """The scales' codes, int64, in the layout's shape; None where nothing is scaled."""
         if self.scale is None or self.scale_format is None:
@@ -82,6 +88,29 @@ def apply(
         return parts(cast, x, draw, axis, backend).values
     scale, layout = scale_of(x, _scaling(cast), cast.format, axis, kept)
     return quantize_tensor(x, cast.format, cast.projection, scale, layout, draw=draw, backend=backend)
+
+
+def apply_in_units(
+    cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`apply`, and what each element is a multiple of: one number, or x's shape; None where nothing is scaled."""
+    if isinstance(cast.format, Block):
+        found = quantize_blocks(x, cast.format, cast.projection, axis, draw)
+        return found.values, _spread(found.scales, ScaleLayout(axis, 1), cast.format, found.tensor_scale, x.shape)
+    if not cast.scaled or _is_dorefa(cast):
+        return apply(cast, x, draw, axis), None
+    scale, layout = scale_of(x, _scaling(cast), cast.format, axis, kept)
+    return apply(cast, x, draw, axis, scale), _spread(scale, layout, None, None, x.shape)
+
+
+def _spread(scale: Tensor, layout: ScaleLayout, block: Block | None, tensor_scale: Tensor | None, shape: torch.Size) -> Tensor:
+    if block is not None:
+        where, _ = tiling(shape, block, -1 if layout.axis is None else layout.axis)
+        units = where.spread(scale.double()).view(shape)
+        return units if tensor_scale is None else units * tensor_scale
+    if layout.axis is None:
+        return scale.reshape(())
+    return scale.reshape(-1)[geometry(shape, scale, layout).scale_index(shape.numel(), scale.device)].view(shape)
 
 
 def parts(

@@ -22,10 +22,10 @@ from hwsim.errors import ConfigError, not_allowed
 from hwsim.models import Task, batches, initial_model
 
 from . import tasks
+from .disk import write_file
 from .files import StudyFile
 from .plan import expand
 from .schema import TORCH_OPTIMIZERS, Study, TrainingRun
-from .store import write_file
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,8 @@ def _runs(file: StudyFile, names: Sequence[str]) -> list[list[TrainingRun]]:
         ):
             first.setdefault(place.datapath, []).append(run)
     rounding = [name for name, runs in first.items() if roles(runs[0].datapath)]
+    if not rounding:
+        raise ConfigError(f"{file.document.name}: no datapath of this study rounds; allowed: one with casts or an accumulator")
     for name in names:
         if name not in rounding:
             raise ConfigError(f"budget: {not_allowed('datapath', name, rounding)} (the datapaths of this study that round)")

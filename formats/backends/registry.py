@@ -22,7 +22,7 @@ from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import UNSCALED, Geometry, ScaleLayout, geometry, result_dtype
 from hwsim.formats.tiling import Tiling
 
-from . import block_reference, block_vector, gpu, qtorch, reference, vector
+from . import block_gpu, block_reference, block_vector, gpu, qtorch, reference, vector
 
 ENTRY_POINTS = "hwsim.backends"
 
@@ -70,7 +70,7 @@ class RoundBlocks(Protocol):
 def _no_blocks(
     x: Tensor, fmt: Block, projection: Projection, where: Tiling, draw: Draw, rescale: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    raise FormatError(f"backend: got one without blocks for {fmt}; allowed: reference, torch, numba", "backend")
+    raise FormatError(f"backend: got one without blocks for {fmt}; allowed: reference, torch, numba, triton", "backend")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def registered() -> Mapping[str, Backend]:
         "reference": Backend("reference", str, reference.quantize, block_reference.quantize_block),
         "torch": Backend("torch", str, lowered(vector.round_tensor), lowered_block(block_vector.round_blocks)),
         "numba": Backend("numba", _numba_missing, lowered(_numba), lowered_block(_numba_blocks)),
-        "triton": Backend("triton", gpu.missing, lowered(gpu.round_tensor)),
+        "triton": Backend("triton", gpu.missing, lowered(gpu.round_tensor), lowered_block(block_gpu.round_blocks)),
         "qtorch": Backend("qtorch", qtorch.missing, qtorch.quantize),
     }
     for entry in entry_points(group=ENTRY_POINTS):

@@ -51,7 +51,8 @@ def emulate(
     Args:
         model: the network; its modules name the sites.
         datapath: a Datapath, a name, the path of a YAML file, or a mapping.
-        optimizer: whose steps count as training steps; without one those of every optimizer do.
+        optimizer: whose steps count as training steps (those of its `base` where it wraps one, as PARQ does); without one
+            those of every optimizer do.
         seed: of all stochastic rounding.
         unknown_ops: what an operation that the emulator does not know becomes: an `error`, or it may `pass` unrounded.
         rank: the data-parallel rank, for the random words of activations and gradients.
@@ -179,7 +180,7 @@ def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimize
         with mode.rest():
             engine.optimizer.end()
         engine.clock.end_step()
-        if optimizer is None or stepping is optimizer:
+        if optimizer is None or stepping is getattr(optimizer, "base", optimizer):
             engine.draws.step += 1
             engine.clock.next_step()
             engine.loss.end_step()

@@ -15,6 +15,7 @@ from hwsim.macs.quantized import epilogue, transposed
 
 from . import lowering, spatial
 from .observing import Factor, Product
+from .opened import total
 from .origins import PLAIN, Role, note, origin_of
 from .phases import Phase
 from .ports import Port
@@ -148,6 +149,8 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
         grads[1] = engine.handed_on(to_weight.result, grads[1], plan, place.call)
         grads[1] = _through(site, "weight", weight, grads[1])
     if mask[2]:
+        if site.layer.steps is not None:
+            grads[2] = total(site.layer.steps, grad, [0, *range(2, grad.dim())])
         grads[2] = engine.vector_result(plan, grads[2], phase, site.layer)
     for g in grads:
         if g is not None:

@@ -14,6 +14,7 @@ from hwsim.errors import ConfigError, nearest
 from .audit import Audit
 from .loss_scaling import LossScaler
 from .observing import Observer
+from .opened import STATISTICS
 from .operations import HIDDEN, MOVES, VECTOR, Kind
 from .optimizer import OptimizerUnit
 from .origins import PLAIN, Origin, Role, Stored, joined, note, origin_of, tensors_in
@@ -72,20 +73,23 @@ class Engine:
         return out.copy_(rounded) if plan.writes else rounded
 
     def run_vector(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Arithmetic: every floating-point result is rounded to the vector unit's format."""
+        """Arithmetic: every floating-point result is rounded to the vector unit's format, after the steps that it declares."""
         phase = self.clock.phase()
         if phase is Phase.OPTIMIZER:
             return self.optimizer.run(plan, args, kwargs)
-        out = plan.func(*args, **kwargs)
+        layer = self.clock.layer(phase)
+        steps = layer.steps if plan.opened is not None and _is_floating(args) else None
+        out = plan.func(*args, **kwargs) if steps is None else plan.stepped(steps, args, kwargs)
         tensors = tensors_in(args, kwargs)
         origin = PLAIN[Role.INPUT] if plan.name in ACTIVATIONS else joined(tensors, False, _is_backward(phase))
-        layer = self.clock.layer(phase)
         if not self.records.hooked:
             self._note_layer(phase, tensors)
         if plan.writes:
             self._rewrite(plan, plan.written(args, kwargs), phase, layer, origin)
             if plan.returns_written:
                 return out
+        if steps is not None and plan.name in STATISTICS:
+            return (self._results(plan, out[0], phase, layer, origin), *out[1:])
         return self._results(plan, out, phase, layer, origin)
 
     def run_move(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -205,3 +209,7 @@ def _outside(phase: Phase) -> str:
 
 def _is_backward(phase: Phase) -> bool:
     return phase is Phase.BACKWARD or phase is Phase.CALLBACK
+
+
+def _is_floating(args: tuple[Any, ...]) -> bool:
+    return isinstance(args[0], Tensor) and args[0].is_floating_point()

@@ -109,6 +109,16 @@ class OptimizerUnit:
             return out
         return self._computed(plan, out, scalar=not any(x.dim() for x in tensors), flops=flops)
 
+    def hold_states(self, optimizer: Optimizer) -> list[Stored]:
+        """Follow an optimizer's states as they are; those that were not followed yet."""
+        found = []
+        for p, state in optimizer.state.items():
+            for key, x in state.items():
+                if isinstance(x, Tensor) and x.is_floating_point() and not isinstance(origin_of(x), Stored):
+                    found.append(Stored(_kind(key), f"{self._name(p)}/{key}", x))
+                    self.hold(x, found[-1])
+        return found
+
     def store(self, stored: Stored, call: int = 1) -> None:
         """Round a stored tensor to its format."""
         stored.dirty = False
@@ -171,15 +181,10 @@ class OptimizerUnit:
         if self._current is None or len(self._current.state) == self._states_seen:
             return False
         self._states_seen = len(self._current.state)
-        found = False
-        for p, state in self._current.state.items():
-            for key, x in state.items():
-                if isinstance(x, Tensor) and x.is_floating_point() and not isinstance(origin_of(x), Stored):
-                    stored = Stored(_kind(key), f"{self._name(p)}/{key}", x)
-                    self.hold(x, stored)
-                    self.write(stored, "made", Phase.OPTIMIZER, 0)
-                    found = True
-        return found
+        made = self.hold_states(self._current)
+        for stored in made:
+            self.write(stored, "made", Phase.OPTIMIZER, 0)
+        return bool(made)
 
     def _name(self, p: Tensor) -> str:
         return self.names.get(p, "parameter")

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..store import write_file
+from ..disk import write_file
 from .costs import cost_rows, costs
 from .experiments import ExperimentReport
 from .plots import budget_bars, curves, ends, experiment_plot, front_plot

@@ -15,7 +15,7 @@ from ..store import Store
 from .budgets import Budget, budgets
 from .statistics import Spread, Unit, paired
 
-NOT_METRICS = ("id", "datapath", "seed", "settings", "part", "status", "steps", "seconds", "epoch", "step")
+NOT_METRICS = ("id", "datapath", "seed", "settings", "part", "status", "steps", "seconds", "started", "host", "epoch", "step")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from .statistics import Spread, Unit
 from .summary import Report
 
 LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"} | {"±": "$\\pm$", "\\": "\\textbackslash{}"})
-
+VOLATILE = ("seconds", "started", "host")
 
 AnyReport = Report | ExperimentReport
 
@@ -77,12 +77,12 @@ def budget_rows(budget: Budget) -> tuple[list[str], list[list[str]]]:
     return ["role", "alone", "all but it", "interaction"], rows
 
 
-def as_csv(report: AnyReport) -> str:
+def as_csv(report: AnyReport, volatile: bool = False) -> str:
     """One line for each run of the grid and the budgets, with its last epoch, or for each row of an experiment.
 
-    The text is the same for the same results.
+    The text is the same for the same results; `volatile` adds what may differ each time: seconds, start and host of trainings.
     """
-    return _rows_as_csv(report) if isinstance(report, ExperimentReport) else _runs_as_csv(report)
+    return _rows_as_csv(report) if isinstance(report, ExperimentReport) else _runs_as_csv(report, VOLATILE if volatile else ())
 
 
 def _rows_as_csv(report: ExperimentReport) -> str:
@@ -94,17 +94,18 @@ def _rows_as_csv(report: ExperimentReport) -> str:
     return stream.getvalue()
 
 
-def _runs_as_csv(report: Report) -> str:
+def _runs_as_csv(report: Report, more: Sequence[str]) -> str:
     axes = list(dict.fromkeys(axis for series in report.series for axis in series.settings))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["datapath", "part", *axes, "seed", "id", "status", "steps", "epoch", *report.metrics])
+    writer.writerow(["datapath", "part", *axes, "seed", "id", "status", "steps", "epoch", *report.metrics, *more])
     for series in report.series:
         settings = [series.settings.get(axis) for axis in axes]
         for seed, rows in sorted(series.rows.items()):
             last = rows[-1]
             run = [last["id"], last["status"], last["steps"], last["epoch"]]
-            writer.writerow([series.datapath, series.part, *settings, seed, *run, *(last.get(name) for name in report.metrics)])
+            values = [last.get(name) for name in (*report.metrics, *more)]
+            writer.writerow([series.datapath, series.part, *settings, seed, *run, *values])
     return stream.getvalue()
 
 

@@ -1,5 +1,7 @@
 """Casts at work: scales, elements, codes."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -145,3 +147,24 @@ def test_a_nan_that_a_format_cannot_hold_is_refused_unless_said() -> None:
         hwsim.quantize(x, "int8")
     assert hwsim.quantize(x, "int8", nan="max").tolist() == [1, 127]
     assert hwsim.quantize(x, "int8", nan="zero").tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("cast", "dtype", "kept"),
+    [
+        ({"format": "fp32", "overflow": "infinity"}, torch.float32, True),
+        ("fp32", torch.float32, False),
+        ({"format": "fp32", "overflow": "infinity", "flush_outputs": True}, torch.float32, False),
+        ("fp64", torch.float32, True),
+        ("bf16", torch.float16, False),
+    ],
+)
+def test_a_cast_keeps_a_dtype_where_it_changes_none_of_its_values(cast: Any, dtype: torch.dtype, kept: bool) -> None:
+    assert Cast.model_validate(cast if isinstance(cast, dict) else {"format": cast}).keeps(dtype) is kept
+
+
+def test_a_saturating_operand_clips_the_infinities_of_its_own_dtype() -> None:
+    layer, x = torch.nn.Linear(2, 1, bias=False), torch.tensor([[torch.inf, -1.0]])
+    torch.nn.init.constant_(layer.weight, 2.0**-100)
+    with hwsim.emulate(layer, {"gemm": {"output": {"input": "fp32"}}}), torch.no_grad():
+        assert layer(x).item() == pytest.approx(torch.finfo(torch.float32).max * 2.0**-100)

@@ -76,6 +76,22 @@ def test_what_a_study_does_not_have_is_refused(write: Write, arguments: tuple[st
     assert text in result.stderr
 
 
+def test_a_study_that_rounds_nowhere_has_no_budget(write: Write) -> None:
+    result = hwsim("budget", write(("[fp32, mine]", "[fp32]")))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "tiny.yaml: no datapath of this study rounds; allowed: one with casts or an accumulator" in result.stderr
+
+
+def test_the_candidates_of_a_budget_are_formats_of_the_catalogue_or_the_file(write: Write) -> None:
+    wrong: Edit = ("seeds: [0, 1]", "seeds: [0]\n  budget: {candidates: [my_e3m3, bf16]}")
+    result = hwsim("check", write(wrong))
+    assert result.exit_code == 2
+    assert "study.budget.candidates[0]: got 'my_e3m3'" in result.stderr
+    assert "did you mean 'my_e3m2'?" in result.stderr
+    own: Edit = ("seeds: [0, 1]", "seeds: [0]\n  budget: {limit: {loss: 90 %}, candidates: [my_e3m2, bf16]}")
+    assert hwsim("check", write(own)).exit_code == 0
+
+
 def test_two_datapaths_of_a_study_are_compared_seed_by_seed(study: SimpleNamespace) -> None:
     result = hwsim("compare", f"{study.output}:fp32", f"{study.output}:mine", "--json")
     (row,) = json.loads(result.stdout)

@@ -250,7 +250,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Experiment], N
 def test_what_fails_is_a_failure_and_no_result(plugin: Callable[[Experiment], None], tmp_path: Path) -> None:
     plugin(failing())
     (run, *_) = expand(StudyFile.of(loads("study: {name: wrong, experiment: {name: failing}}", "wrong.yaml"))).runs.values()
-    assert perform(run, tmp_path, {}).error == "RuntimeError: out of luck"
+    assert perform(run, tmp_path).error == "RuntimeError: out of luck"
     assert Store(tmp_path).finished() == set()
 
 

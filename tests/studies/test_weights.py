@@ -75,7 +75,7 @@ def test_layers_that_are_kept_are_not_drawn() -> None:
 
 def test_a_run_is_stored_with_its_quantizer_and_read_back(tmp_path: Path) -> None:
     run = run_of("{method: ste, levels: {rule: lsbq, bits: 2}}")
-    perform(run, tmp_path, {})
+    perform(run, tmp_path)
     record = Store(tmp_path).record(run.id)
     assert TrainingRun.model_validate_json(json.dumps(record["run"])).hash == run.hash
 

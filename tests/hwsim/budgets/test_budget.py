@@ -271,3 +271,14 @@ def test_the_gradients_of_a_scaled_loss_are_compared_unscaled(linear: tuple[nn.M
     assert error > 0
     assert a.part("all").gradient_error == pytest.approx(error, rel=1e-9)
     assert [row.measured for row in a.places] == pytest.approx([row.measured for row in b.places], rel=1e-6)
+
+
+def test_the_prediction_casts_the_gradients_of_the_scaled_loss(linear: tuple[nn.Module, tuple[Tensor, Tensor]]) -> None:
+    model, batch = linear
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    machine = one("grad_weight", "grad_output", "fp8_e5m2") | {"loss_scaling": {"initial": 256}}
+    small = lambda outputs, targets: squared(outputs, targets) / 4096  # noqa: E731
+    for declared in (machine, {key: value for key, value in machine.items() if key != "loss_scaling"}):
+        row = hwsim.budget(model, small, batch, declared, optimizer=optimizer).places[0]
+        assert row.measured != 0
+        assert row.predicted == pytest.approx(row.measured, rel=1e-2)
