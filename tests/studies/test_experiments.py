@@ -200,6 +200,10 @@ class TestFindings:
         assert all(row["least"] >= row["bound"] for row in rates if row["kind"] == "rate")
         assert [row["rate"] for row in rates if row["kind"] == "zero slope"] == [0.0]
 
+    def test_the_rate_falls_below_its_bound_where_columns_are_not_in_general_position(self) -> None:
+        (row,) = (row for row in rows_of("par_regression") if row["kind"] == "repeated columns")
+        assert row["rate"] < row["bound"]
+
     def test_aprox_stays_within_the_theorem_and_parq_tends_to_ste(self) -> None:
         rows = rows_of("aprox_convergence")
         assert all(max(row["gap"], row["average"]) <= row["bound"] for row in rows if row.get("method") == "AProx")
