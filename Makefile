@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup study test test-large conform exhaustive check clean
+.PHONY: setup study results test test-large conform exhaustive check clean
 
 setup: $(STAMP)
 
@@ -14,6 +14,9 @@ $(STAMP): pyproject.toml
 
 study: setup
 	$(BIN)/hwsim run quickstart
+
+results: setup
+	$(BIN)/hwsim results
 
 test: setup
 	$(BIN)/python -m pytest -m "not large" -n auto --dist loadfile

@@ -25,7 +25,7 @@ from .files import StudyFile, check_file, load_study
 from .plan import expand
 from .progress import Events, Live, Progress, Quiet
 from .provenance import cores
-from .report import as_csv, as_json, as_latex, as_tables, load_report, write_page
+from .report import as_csv, as_json, as_latex, as_tables, load_report, write_files, write_page
 from .runner import Summary, run_study
 from .store import StorageError, Store
 
@@ -93,6 +93,8 @@ def run(
         typer.echo(f"{len(plan.runs)} runs, {done} of them finished in {folder}, {len(plan.runs) - done} to run")
         return
     summary = run_study(file, folder, chosen, _progress(as_events), update=update)
+    if summary.already or len(summary.finished) > len(summary.failed):
+        budgeting.keep_step_budgets(file, folder, summary.plan.hash)
     _conclude(summary, as_events)
 
 
@@ -116,9 +118,13 @@ def report(
     csv: Annotated[bool, typer.Option("--csv", help="One line a run, to stdout.")] = False,
     as_object: AsJson = False,
     latex: Annotated[bool, typer.Option("--latex", help="Tables for a paper, to stdout.")] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Figures as SVG and PDF, tables as CSV, JSON, LaTeX and Parquet, into FOLDER/report.")
+    ] = False,
 ) -> None:
     """Write the report of stored results, or print its tables."""
-    chosen = [name for name, wanted in (("--html", html), ("--csv", csv), ("--json", as_object), ("--latex", latex)) if wanted]
+    given = (("--html", html), ("--csv", csv), ("--json", as_object), ("--latex", latex), ("--files", files))
+    chosen = [name for name, wanted in given if wanted]
     if len(chosen) > 1:
         raise ConfigError(f"got {' and '.join(chosen)}; allowed: one of them")
     found = load_report(folder)
@@ -126,6 +132,9 @@ def report(
         if wanted:
             typer.echo(text(found).rstrip("\n"))
             return
+    if files:
+        typer.echo(f"files: {write_files(found)}")
+        return
     for part in as_tables(found):
         out.print(part)
     typer.echo(f"report: {write_page(found)}")

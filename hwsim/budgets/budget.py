@@ -13,6 +13,7 @@ from torch.optim import SGD, Optimizer
 
 from hwsim.datapaths import Datapath
 from hwsim.datapaths import datapath as datapath_of
+from hwsim.errors import ConfigError
 
 from .causes import CAUSES
 from .measured import Meter, survey
@@ -39,6 +40,7 @@ def budget(
     samples: int = 8,
     causes: bool = True,
     dtype: torch.dtype | None = torch.float64,
+    steps: int = 1,
 ) -> Budget:
     """The error budget of one training step on one batch.
 
@@ -59,13 +61,17 @@ def budget(
         samples: label draws behind the curvature term.
         causes: whether to split every place by cause.
         dtype: what the twin computes in; the casts are the same. None leaves the model's own.
+        steps: optimizer steps on the batch, after which its loss and the weights are compared; what backward casts change is
+            predicted for one step only.
 
     Raises:
-        ConfigError: the datapath does not fit the model, a batch that is no pair, or sites that match nothing.
+        ConfigError: the datapath does not fit the model, a batch that is no pair, no step, or sites that match nothing.
     """
+    if steps < 1:
+        raise ConfigError(f"budget: steps: got {steps}; allowed: a whole number from 1 on")
     machine = datapath_of(datapath)
     machine = machine.model_copy(update={"name": machine.name or "datapath"})
-    twin = Twin(model, loss_fn, batch, optimizer or SGD(model.parameters(), lr=DEFAULT_LR), dtype)
+    twin = Twin(model, loss_fn, batch, optimizer or SGD(model.parameters(), lr=DEFAULT_LR), dtype, steps)
     found = survey(twin, machine, seeds[0])
     measured_places = chosen(found.places, sites)
     meter = Meter(twin, machine, seeds, draws, found)
@@ -84,7 +90,7 @@ def predicted(
     twin: Twin, machine: Datapath, meter: Meter, places: Sequence[Place], seed: int, samples: int, causes: bool
 ) -> Prediction:
     """The prediction for some places; accumulators and vector units are measured only."""
-    casts = [place for place in places if place.gemm and place.role != "accumulator"]
+    casts = [p for p in places if p.gemm and p.role != "accumulator" and (p.forward or twin.steps == 1)]
     outputs = meter.base[seed].outputs
     if outputs is None:
         return Prediction()

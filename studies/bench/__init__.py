@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from hwsim.errors import ConfigError, not_allowed
 
-from . import formats, macs, training
+from . import budgets, formats, macs, training
 from .macs import Rates
 from .measurement import Measurement
 
@@ -16,6 +16,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Measurement | Rates]] = {
     "parq": training.step,
     "prox": training.maps,
     "regression": training.regression,
+    **budgets.BENCHMARKS,
 }
 """Each takes the number of rounds."""
 

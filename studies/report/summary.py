@@ -10,9 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hwsim.budgets import Budget as StepBudget
+
 from ..results import audits, results
 from ..store import Store
 from .budgets import Budget, budgets
+from .sites import load_step_budgets, site_headline
 from .statistics import Spread, Unit, paired
 
 NOT_METRICS = ("id", "datapath", "seed", "settings", "part", "status", "steps", "seconds", "epoch", "step")
@@ -94,6 +97,7 @@ class Report:
         audit: one row for each datapath, phase, role and cast.
         missing: how many of the study's runs have no result.
         failures: why, by the id of the run.
+        steps: the budgets of one training step, by datapath.
     """
 
     folder: Path
@@ -103,6 +107,7 @@ class Report:
     audit: tuple[Mapping[str, Any], ...]
     missing: int
     failures: Mapping[str, Mapping[str, Any]]
+    steps: tuple[StepBudget, ...] = ()
 
     @property
     def study(self) -> Mapping[str, Any]:
@@ -149,7 +154,7 @@ class Report:
     def headline(self) -> str:
         """The answer in a sentence or two."""
         budgets = [budget.headline for budget in self.budgets if budget.metric == self.metric]
-        return " ".join(text for text in (*self._compared_in_words(), *budgets) if text)
+        return " ".join(text for text in (*self._compared_in_words(), *budgets, site_headline(self.steps)) if text)
 
     def _compared(self, series: Series, base: Series | None) -> Comparison:
         final = series.final(self.metric)
@@ -210,7 +215,8 @@ def load_trainings(folder: Path) -> Report:
     records = {datapath: store.record(id) for datapath, id in first.items()}
     missing = {place["id"] for place in index["places"]} - finished
     failures = {id: failure for id, failure in store.failed().items() if id in missing}
-    return Report(folder, index, series, records, tuple(audits(folder).to_pylist()), len(missing), failures)
+    steps = load_step_budgets(folder, index)
+    return Report(folder, index, series, records, tuple(audits(folder).to_pylist()), len(missing), failures, steps)
 
 
 def _key(settings: Mapping[str, Any]) -> str:
