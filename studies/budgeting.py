@@ -19,7 +19,7 @@ from hwsim.budgets.machines import roles
 from hwsim.budgets.table import finite, merged
 from hwsim.budgets.twins import Twin
 from hwsim.config import content_hash
-from hwsim.errors import ConfigError, not_allowed
+from hwsim.errors import ConfigError, HwsimError, not_allowed
 from hwsim.models import Task, batches, initial_model
 
 from . import tasks
@@ -52,7 +52,7 @@ class StudyBudget:
 
 
 def study_budgets(
-    file: StudyFile, names: Sequence[str] = (), *, causes: bool = True, seeds: int | None = None
+    file: StudyFile, names: Sequence[str] = (), *, causes: bool = True, seeds: int | None = None, groups: bool = True
 ) -> list[StudyBudget]:
     """The budgets of a study's datapaths, each at the first point of the grid that has it, over the study's seeds.
 
@@ -61,6 +61,7 @@ def study_budgets(
         names: of datapaths; by default those of `report.budget`, else all that round.
         causes: whether each cast is split by cause.
         seeds: how many of the study's seeds; by default all.
+        groups: whether roles, GEMMs and layers are measured together too.
 
     Raises:
         ConfigError: no study of trainings, or a datapath that it does not have or that rounds nowhere.
@@ -86,6 +87,7 @@ def study_budgets(
                     samples=study.budget.samples,
                     causes=causes,
                     steps=study.budget.steps,
+                    groups=groups,
                 )
             )
         together = merged(budgets)
@@ -100,6 +102,9 @@ def keep_step_budgets(file: StudyFile, folder: Path, plan: str) -> None:
         file: any study; of experiments, and where nothing rounds, nothing is written.
         folder: of its results.
         plan: the hash of its plan.
+
+    Raises:
+        ConfigError: the step cannot be taken apart.
     """
     if not isinstance(file.study, Study):
         return
@@ -108,7 +113,10 @@ def keep_step_budgets(file: StudyFile, folder: Path, plan: str) -> None:
     names = [*(asked.budget or rounding)][:DEFAULT_SITES] if asked.sites is None else asked.sites
     if not names or (path.is_file() and json.loads(path.read_text())["hash"] == hash):
         return
-    budgets = study_budgets(file, names, seeds=1)
+    try:
+        budgets = study_budgets(file, names, seeds=1, groups=False)
+    except HwsimError as error:
+        raise ConfigError(f"the budget of a training step: {error} (`report: {{sites: []}}` leaves it out)") from error
     found = {"hash": hash, "budgets": [one.budget.as_dict() for one in budgets]}
     write_file(path, json.dumps(finite(found), allow_nan=False))
 

@@ -93,7 +93,7 @@ def run(
         typer.echo(f"{len(plan.runs)} runs, {done} of them finished in {folder}, {len(plan.runs) - done} to run")
         return
     summary = run_study(file, folder, chosen, _progress(as_events), update=update)
-    if summary.already or len(summary.finished) > len(summary.failed):
+    if not summary.failed:
         budgeting.keep_step_budgets(file, folder, summary.plan.hash)
     _conclude(summary, as_events)
 

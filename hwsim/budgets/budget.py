@@ -41,6 +41,7 @@ def budget(
     causes: bool = True,
     dtype: torch.dtype | None = torch.float64,
     steps: int = 1,
+    groups: bool = True,
 ) -> Budget:
     """The error budget of one training step on one batch.
 
@@ -63,6 +64,8 @@ def budget(
         dtype: what the twin computes in; the casts are the same. None leaves the model's own.
         steps: optimizer steps on the batch, after which its loss and the weights are compared; what backward casts change is
             predicted for one step only.
+        groups: whether each role, GEMM and layer is measured alone too, with all but each of them and of the places, and
+            Shapley's shares of the roles.
 
     Raises:
         ConfigError: the datapath does not fit the model, a batch that is no pair, no step, or sites that match nothing.
@@ -75,13 +78,13 @@ def budget(
     found = survey(twin, machine, seeds[0])
     measured_places = chosen(found.places, sites)
     meter = Meter(twin, machine, seeds, draws, found)
-    groups = {place.port: meter.place(place, causes) for place in measured_places}
-    totals = meter.together({port: rows[0] for port, rows in groups.items()})
+    found_rows = {place.port: meter.place(place, causes, groups) for place in measured_places}
+    totals = meter.together({port: rows[0] for port, rows in found_rows.items()}, groups)
     if predict:
         prediction = predicted(twin, machine, meter, measured_places, seeds[0], samples, causes)
-        groups = {place.port: _with(prediction, place, groups[place.port]) for place in measured_places}
+        found_rows = {place.port: _with(prediction, place, found_rows[place.port]) for place in measured_places}
         totals = [_with_total(prediction, row, found.places) if sites is None else row for row in totals]
-    ordered = sorted(groups.values(), key=lambda rows: -abs(rows[0].measured))
+    ordered = sorted(found_rows.values(), key=lambda rows: -abs(rows[0].measured))
     base = meter.base[seeds[0]]
     return Budget(machine.name, tuple(row for rows in ordered for row in rows), tuple(totals), base.loss, base.after, found.facts)
 

@@ -88,12 +88,12 @@ class Meter:
         accumulators = any(place.role == "accumulator" and "stochastic" in place.cast for place in kept)
         return self.draws if accumulators or any(place.port in self.found.stochastic for place in kept) else 1
 
-    def place(self, place: Place, causes: bool = True) -> list[Row]:
-        """One place alone: its whole cast, with what all others change without it, then its causes."""
+    def place(self, place: Place, causes: bool = True, others: bool = True) -> list[Row]:
+        """One place alone: its whole cast (with what all others change without it, if asked for), then its causes."""
         whole, values = self._row(place, [place], TOTAL, {place.port: apply})
-        others = [other for other in self.found.places if other.port != place.port]
-        if others:
-            without, _ = self._row(place, others, TOTAL, {other.port: apply for other in others})
+        rest = [other for other in self.found.places if other.port != place.port]
+        if others and rest:
+            without, _ = self._row(place, rest, TOTAL, {other.port: apply for other in rest})
             whole = replace(whole, all_but=without.measured)
         if not causes:
             return [whole]
@@ -111,15 +111,15 @@ class Meter:
             before = after
         return [whole, *rows]
 
-    def together(self, alone: Mapping[str, Row]) -> list[Row]:
-        """All places, each role, GEMM and layer alone, all but each, the shares of roles, and what is left beyond the places
-        alone."""
+    def together(self, alone: Mapping[str, Row], groups: bool = True) -> list[Row]:
+        """All places, and what is left beyond the places alone; with `groups` each role, GEMM and layer alone, all but each, and
+        the shares of roles."""
         everything = self.found.places
         kinds = [role for role in ROLES if any(place.kind == role for place in everything)]
         rows = [self._total("all", everything)]
         for name in (lambda p: p.kind, lambda p: f"GEMM {p.gemm}" if p.gemm else "", lambda p: f"layer {p.layer}"):
-            rows += self._groups(name)
-        rows += self._shares(kinds) if 1 < len(kinds) <= SHARED else []
+            rows += self._groups(name) if groups else []
+        rows += self._shares(kinds) if groups and 1 < len(kinds) <= SHARED else []
         forward = [place for place in everything if place.forward]
         if len(forward) < len(everything):
             rows.append(self._total("all, after the step", everything, after=True))

@@ -126,9 +126,10 @@ def _panels(figure: Figure, plot: Plot, rows: int, columns: int) -> None:
                 axes.errorbar(line.x, line.y, yerr=line.errors, capsize=2, **options)
             else:
                 axes.plot(line.x, line.y, **options)
-        for name, log in (("x", panel.x_log), ("y", panel.y_log)):
-            if log:
-                logarithmic(axes, name)
+        if panel.x_log:
+            logarithmic(axes, "x")
+        if panel.y_log:
+            logarithmic(axes, "y")
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         axes.legend(fontsize=7, frameon=False)
 

@@ -23,7 +23,7 @@ from .drawing import COLOURS, INK, Drawing
 
 FILE = "budgets.json"
 EFFECTS = {True: "the batch's loss", False: "its loss after the step"}
-COLUMNS = ("datapath", "site", "GEMM", "role", "cast", "change alone", "noise", "predicted", "all but it", "mostly")
+COLUMNS = ("datapath", "site", "GEMM", "role", "cast", "change alone", "noise", "predicted", "mostly")
 FACTS = ("clipped (%)", "to zero (%)", "codes used (%)", "largest / rms")
 BARS = 20
 """Layers at most in one plot."""
@@ -97,7 +97,7 @@ def site_records(budgets: Sequence[Budget]) -> list[dict[str, Any]]:
         causes = causes_of(budget)
         for row in budget.places:
             own = causes[row.site, row.gemm, row.role]
-            numbers = (row.measured, row.noise, row.predicted, row.all_but)
+            numbers = (row.measured, row.noise, row.predicted)
             record = dict(
                 zip(COLUMNS, (row.datapath, row.site, row.gemm, row.role, row.cast, *numbers, mostly(own)), strict=True)
             )
