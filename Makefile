@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup study test test-large rtl conform exhaustive check clean
+.PHONY: setup study results test test-large rtl conform exhaustive check clean
 
 setup: $(STAMP)
 
@@ -14,6 +14,9 @@ $(STAMP): pyproject.toml
 
 study: setup
 	$(BIN)/hwsim run quickstart
+
+results: setup
+	$(BIN)/hwsim results
 
 test: setup
 	$(BIN)/python -m pytest -m "not large and not rtl" -n auto --dist loadfile

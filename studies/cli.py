@@ -25,7 +25,7 @@ from .plan import expand
 from .prediction import Prediction, predict_study
 from .progress import Events, Live, Progress, Quiet
 from .provenance import cores
-from .report import as_csv, as_json, as_latex, as_tables, load_report, write_page
+from .report import as_csv, as_json, as_latex, as_tables, load_report, write_files, write_page
 from .runner import Ask, Summary, run_study
 from .sinks import sinks as known_sinks
 from .store import StorageError, Store
@@ -100,6 +100,8 @@ def run(
         _foretell(predict_study(plan, Store(folder)), folder, chosen.workers, as_events)
         return
     summary = run_study(file, folder, chosen, _progress(as_events), Ask(update, tuple(sinks or ())))
+    if not summary.failed:
+        budgeting.keep_step_budgets(file, folder, summary.plan.hash)
     _conclude(summary, as_events)
 
 
@@ -127,9 +129,13 @@ def report(
     as_object: AsJson = False,
     latex: Annotated[bool, typer.Option("--latex", help="Tables for a paper, to stdout.")] = False,
     volatile: Annotated[bool, typer.Option("--volatile", help="With --csv: times and hosts too.")] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Figures as SVG and PDF, tables as CSV, JSON, LaTeX and Parquet, into FOLDER/report.")
+    ] = False,
 ) -> None:
     """Write the report of stored results, or print its tables."""
-    chosen = [name for name, wanted in (("--html", html), ("--csv", csv), ("--json", as_object), ("--latex", latex)) if wanted]
+    given = (("--html", html), ("--csv", csv), ("--json", as_object), ("--latex", latex), ("--files", files))
+    chosen = [name for name, wanted in given if wanted]
     if len(chosen) > 1:
         raise ConfigError(f"got {' and '.join(chosen)}; allowed: one of them")
     if volatile and not csv:
@@ -139,6 +145,9 @@ def report(
         if wanted:
             typer.echo(text(found).rstrip("\n"))
             return
+    if files:
+        typer.echo(f"files: {write_files(found)}")
+        return
     for part in as_tables(found):
         out.print(part)
     typer.echo(f"report: {write_page(found)}")

@@ -295,7 +295,9 @@ class _Builder:
         """Refuse names that stand for two machines, and questions about what the study does not have."""
         names = {resolved.name for resolved in grid}
         asked = [(("study", "baseline"), self.study.baseline)] if self.study.baseline else []
-        asked += [(("study", "report", "budget", i), name) for i, name in enumerate(self.study.report.budget)]  # type: ignore[misc]
+        for key in ("budget", "sites"):
+            given = getattr(self.study.report, key) or ()
+            asked += [(("study", "report", key, i), name) for i, name in enumerate(given)]  # type: ignore[misc]
         for place, name in asked:
             if name not in names:
                 message = not_allowed("", name, names).removeprefix(": ")

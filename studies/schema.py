@@ -175,12 +175,15 @@ class ReportChoice(Record):
         published: tables of what others measured, with their sources.
         budget: datapaths whose error is split over operand roles, by further runs.
         budget_epochs: a shorter training for those runs; by default the task's epochs.
+        sites: datapaths whose error in one training step is split over sites, roles and causes, as `hwsim budget` does, for the
+            first seed; by default those of `budget`, else those that round, four at most.
     """
 
     metric: str | None = None
     published: tuple[Published, ...] = ()
     budget: tuple[str, ...] = ()
     budget_epochs: Count | None = None
+    sites: tuple[str, ...] | None = None
 
 
 class BudgetChoice(Record):
@@ -191,6 +194,7 @@ class BudgetChoice(Record):
         batch_size: samples; by default the task's.
         draws: how often each seed's stochastic roundings are drawn.
         samples: label draws behind the curvature of the prediction.
+        steps: optimizer steps on the batch, after which its loss and the weights are compared.
         candidates: formats that `--allocate` chooses from, cheapest first.
     """
 
@@ -198,6 +202,7 @@ class BudgetChoice(Record):
     batch_size: Count | None = None
     draws: Count = 4
     samples: Count = 8
+    steps: Count = 1
     candidates: Annotated[tuple[FormatField, ...], Field(min_length=2)] = CANDIDATES
 
 

@@ -144,7 +144,7 @@ def _slots(twin: Twin, candidates: Sequence[Format], seed: int, samples: int) ->
 def _by_slot(places: Sequence[Place]) -> dict[Slot, list[Place]]:
     slots: dict[Slot, list[Place]] = {}
     for place in places:
-        slots.setdefault((place.site.split(":")[0], place.gemm, place.role), []).append(place)
+        slots.setdefault((place.layer, place.gemm, place.role), []).append(place)
     return slots
 
 

@@ -24,12 +24,12 @@ from .causes import CAUSES, Stage
 from .curvature import root_of_hessian
 from .places import Place
 from .twins import DRAW_STRIDE, Twin, scores
+from .updates import update_direction
 
 Key = tuple[str, str]
 """The port of a place, and the cause up to which its cast goes."""
 
 GemmCall = tuple[str, int]
-GRADIENT_STEP = 1e-3
 
 
 class Prediction:
@@ -95,7 +95,7 @@ def predict(
     cotangents = [root(generator) for _ in range(samples)] if root is not None else []
     with torch.random.fork_rng(devices=[]):
         if any(not place.forward for place in places):
-            direction = _update_direction(twin, seed)
+            direction = update_direction(twin, seed)
             with watch() as (model, _), torch.no_grad():
                 _move(twin, model, direction, seed, probe)
         with watch() as (model, machine_at_work):
@@ -149,38 +149,6 @@ def _move(twin: Twin, model: nn.Module, direction: Sequence[Tensor], seed: int, 
     torch.manual_seed(seed)
     probe.phase, probe.step = "moved", step
     twin.outputs(model)
-
-
-def _update_direction(twin: Twin, seed: int) -> list[Tensor]:
-    """The gradient of the loss after the step, times the derivative of each updated weight by its gradient."""
-    model, optimizer = twin.copies()
-    parameters = list(model.parameters())
-    torch.manual_seed(seed)
-    optimizer.zero_grad()
-    twin.loss(model).backward()  # type: ignore[no-untyped-call]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
-    steps = [GRADIENT_STEP * (g.abs() + g.square().mean().sqrt()) for g in gradients]
-    jacobians = _update_jacobians(twin, gradients, steps)
-    optimizer.step()
-    torch.manual_seed(seed)
-    after = torch.autograd.grad(twin.loss(model), [p for p in parameters if p.requires_grad], allow_unused=True)
-    found = iter(after)
-    slopes = [next(found) if p.requires_grad else None for p in parameters]
-    return [j * slope if slope is not None else torch.zeros_like(j) for j, slope in zip(jacobians, slopes, strict=True)]
-
-
-def _update_jacobians(twin: Twin, gradients: Sequence[Tensor], steps: Sequence[Tensor]) -> list[Tensor]:
-    """d weight / d gradient of an optimizer that acts element by element, by central differences."""
-    ends = [_updated(twin, [g + sign * h for g, h in zip(gradients, steps, strict=True)]) for sign in (1, -1)]
-    return [torch.where(h > 0, (a - b) / (2 * h), 0.0) for a, b, h in zip(*ends, steps, strict=True)]
-
-
-def _updated(twin: Twin, gradients: Sequence[Tensor]) -> list[Tensor]:
-    model, optimizer = twin.copies()
-    for p, g in zip(model.parameters(), gradients, strict=True):
-        p.grad = g if p.requires_grad else None
-    optimizer.step()
-    return [p.detach() for p in model.parameters()]
 
 
 class _Probe:
@@ -246,7 +214,9 @@ class _Probe:
         joint: Tensor | None = None
         with _disable_current_modes(), torch.no_grad():
             for place, gradient in zip(self._curved, gradients, strict=True):
-                for port, draw, cause, error in self._errors[place] if gradient is not None else ():
+                if gradient is None:
+                    continue
+                for port, draw, cause, error in self._errors[place]:
                     grouped = self._samples if len(error) % self._samples == 0 else 1
                     found = torch.linalg.vecdot(error.reshape(grouped, -1), gradient.reshape(grouped, -1))
                     key = (port, draw, cause)

@@ -22,7 +22,7 @@ class Counts(NamedTuple):
 
 
 # Sums may be taken in any order, so that the loop vectorises; nothing else is relaxed.
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
 def _count(x: Any, y: Any, low: Any, high: Any, start: Any, stop: Any) -> Any:
     signal = noise = bias = 0.0
     overflow = underflow = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from hwsim.errors import ConfigError, not_allowed
 
-from . import formats, macs, steps, training
+from . import budgets, formats, macs, steps, training
 from .macs import Rates
 from .measurement import Measurement
 from .steps import Measurements
@@ -19,6 +19,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Measurement | Measurements | Rates]] = 
     "regression": training.regression,
     "solvers": training.solvers,
     "training": steps.measure,
+    **budgets.BENCHMARKS,
 }
 """Each takes the number of rounds."""
 

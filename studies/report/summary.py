@@ -10,10 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hwsim.budgets import Budget as StepBudget
+
 from ..conditions import Shortfall, shortfalls
 from ..results import audits, natives, results
 from ..store import Store
 from .budgets import Budget, budgets
+from .sites import load_step_budgets, site_headline
 from .statistics import Spread, Unit, paired
 
 NOT_METRICS = ("id", "datapath", "seed", "settings", "part", "status", "steps", "seconds", "started", "host", "epoch", "step")
@@ -98,6 +101,7 @@ class Report:
         shortfalls: the runs that were emulated less than the study demands.
         missing: how many of the study's runs have no result.
         failures: why, by the id of the run.
+        steps: the budgets of one training step, by datapath.
     """
 
     folder: Path
@@ -110,6 +114,7 @@ class Report:
     shortfalls: tuple[Shortfall, ...]
     missing: int
     failures: Mapping[str, Mapping[str, Any]]
+    steps: tuple[StepBudget, ...] = ()
 
     @property
     def study(self) -> Mapping[str, Any]:
@@ -156,7 +161,7 @@ class Report:
     def headline(self) -> str:
         """The answer in a sentence or two."""
         budgets = [budget.headline for budget in self.budgets if budget.metric == self.metric]
-        return " ".join(text for text in (*self._compared_in_words(), *budgets) if text)
+        return " ".join(text for text in (*self._compared_in_words(), *budgets, site_headline(self.steps)) if text)
 
     def _compared(self, series: Series, base: Series | None) -> Comparison:
         final = series.final(self.metric)
@@ -229,6 +234,7 @@ def load_trainings(folder: Path) -> Report:
         shortfalls=tuple(shortfalls(store, index)),
         missing=len(missing),
         failures=failures,
+        steps=load_step_budgets(folder, index),
     )
 
 

@@ -72,9 +72,14 @@ def budget_title(budget: Budget) -> str:
 def budget_rows(budget: Budget) -> tuple[list[str], list[list[str]]]:
     """Header and lines of a budget, as text."""
     number = budget.unit.number
-    rows = [[row.role, *(number(spread, "+") for spread in (row.alone, row.all_but, row.interaction))] for row in budget.rows]
-    rows.append(["all", number(budget.total, "+"), "", number(budget.left, "+")])
-    return ["role", "alone", "all but it", "interaction"], rows
+    shared = all(row.share is not None for row in budget.rows)
+    rows = []
+    for row in budget.rows:
+        spreads = (row.alone, row.all_but, row.interaction, *([row.share] if shared and row.share else []))
+        rows.append([row.role, *(number(spread, "+") for spread in spreads)])
+    total = number(budget.total, "+")
+    rows.append(["all", total, "", number(budget.left, "+"), *([total] if shared else [])])
+    return ["role", "alone", "all but it", "interaction", *(["share"] if shared else [])], rows
 
 
 def as_csv(report: AnyReport, volatile: bool = False) -> str:
@@ -82,31 +87,39 @@ def as_csv(report: AnyReport, volatile: bool = False) -> str:
 
     The text is the same for the same results; `volatile` adds what may differ each time: seconds, start and host of trainings.
     """
-    return _rows_as_csv(report) if isinstance(report, ExperimentReport) else _runs_as_csv(report, VOLATILE if volatile else ())
+    return csv_text(records(report, VOLATILE if volatile else ()))
 
 
-def _rows_as_csv(report: ExperimentReport) -> str:
-    columns = list(dict.fromkeys(name for row in report.rows for name in row if name != "name"))
+def records(report: AnyReport, more: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What `as_csv` writes, as mappings, with `more` columns of trainings."""
+    return _experiment_rows(report) if isinstance(report, ExperimentReport) else _run_rows(report, more)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Mappings as CSV, with a column for every key that any of them has."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([row.get(name) for name in columns] for row in report.rows)
+    writer.writerows([row.get(name) for name in columns] for row in rows)
     return stream.getvalue()
 
 
-def _runs_as_csv(report: Report, more: Sequence[str]) -> str:
+def _experiment_rows(report: ExperimentReport) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "name"} for row in report.rows]
+
+
+def _run_rows(report: Report, more: Sequence[str]) -> list[dict[str, Any]]:
     axes = list(dict.fromkeys(axis for series in report.series for axis in series.settings))
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["datapath", "part", *axes, "seed", "id", "status", "steps", "epoch", *report.metrics, *more])
+    found = []
     for series in report.series:
-        settings = [series.settings.get(axis) for axis in axes]
+        settings = {axis: series.settings.get(axis) for axis in axes}
         for seed, rows in sorted(series.rows.items()):
             last = rows[-1]
-            run = [last["id"], last["status"], last["steps"], last["epoch"]]
-            values = [last.get(name) for name in (*report.metrics, *more)]
-            writer.writerow([series.datapath, series.part, *settings, seed, *run, *values])
-    return stream.getvalue()
+            run = {key: last[key] for key in ("id", "status", "steps", "epoch")}
+            metrics = {name: last.get(name) for name in (*report.metrics, *more)}
+            found.append({"datapath": series.datapath, "part": series.part, **settings, "seed": seed, **run, **metrics})
+    return found
 
 
 def as_json(report: AnyReport) -> str:
@@ -145,7 +158,12 @@ def _trainings(report: Report) -> dict[str, Any]:
             "all": _spread(budget.total),
             "left": _spread(budget.left),
             "roles": {
-                row.role: {"alone": _spread(row.alone), "all_but": _spread(row.all_but), "interaction": _spread(row.interaction)}
+                row.role: {
+                    "alone": _spread(row.alone),
+                    "all_but": _spread(row.all_but),
+                    "interaction": _spread(row.interaction),
+                    "share": _spread(row.share) if row.share else None,
+                }
                 for row in budget.rows
             },
         }
@@ -156,10 +174,11 @@ def _trainings(report: Report) -> dict[str, Any]:
 
 def as_latex(report: AnyReport) -> str:
     """The tables as `tabular`s for the booktabs package."""
-    return "\n".join(_tabular(table.header, table.rows) for table in tables(report))
+    return "\n".join(tabular(table.header, table.rows) for table in tables(report))
 
 
-def _tabular(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def tabular(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """One table as a `tabular`."""
     lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in (header, *rows)]
     columns = "l" + "r" * (len(header) - 1)
     body = "\n".join(lines[1:])

@@ -176,7 +176,7 @@ class TestEachExperiment:
         assert any(character.isdigit() for character in section.headline)
         assert section.headline.endswith(".")
         assert all(len(row) == len(table.header) for table in section.tables for row in table.rows)
-        assert all(experiment_plot(plot).startswith("<svg") for plot in section.plots)
+        assert all(experiment_plot(plot).svg().startswith("<svg") for plot in section.plots)
         assert section.tables
         assert section.plots
 
