@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup study test test-large conform exhaustive check clean
+.PHONY: setup study test test-large coverage api conform exhaustive check clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,12 @@ test: setup
 
 test-large: setup
 	$(BIN)/python -m pytest -m large
+
+coverage: setup
+	$(BIN)/python -m pytest -m "not large" -n auto --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage
+
+api: setup
+	$(BIN)/python -m pdoc --docformat google --math --output-directory build/api hwsim '!hwsim.conformance' '!hwsim.studies.together'
 
 conform: setup
 	$(BIN)/hwsim conform --output docs
