@@ -17,7 +17,7 @@ from study_cases import Edit, edited
 from hwsim.studies.store import Store
 
 TIMES = ("seconds", "started", "command")
-LONGER: Edit = ("epochs: 1, batch_size: 256, width: 4", "epochs: 6, batch_size: 128, width: 4")
+LONGER: Edit = ("epochs: 1, batch_size: 256, width: 4", "epochs: 4, batch_size: 128, width: 4")
 OFTEN: Edit = ("  baseline: fp32\n", "  checkpoint: {steps: 5}\n  baseline: fp32\n")
 STOCHASTIC: Edit = ("mine]}", "{name: x, vector: {format: bf16, rounding: stochastic}}]}")
 Start = Callable[[Path], tuple[int, Callable[[], int]]]
@@ -87,6 +87,15 @@ def contents(store: Store) -> dict[str, Any]:
     return found
 
 
+def checkpoints(store: Store) -> set[tuple[str, int]]:
+    """The checkpoints that there are, with their times."""
+    found = set()
+    for path in (store.folder / "checkpoints").glob("[!.]*.pt"):
+        with suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
 def rounds(start: Start, folder: Path, count: int, seed: int) -> None:
     whole, killed, draw = Store(folder / "whole"), Store(folder / "killed"), random.Random(seed)
     began = time.monotonic()
@@ -97,8 +106,16 @@ def rounds(start: Start, folder: Path, count: int, seed: int) -> None:
     kept: dict[str, Any] = {}
     resumed = 0
     for turn in range(count):
+        before = checkpoints(killed)
         parent, ended = start(killed.folder)
-        time.sleep(draw.uniform(0, lasts))
+        if turn % 3 == 0:
+            # In the middle of a run; the other rounds are killed at any time.
+            deadline = time.monotonic() + lasts
+            while checkpoints(killed) <= before and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(draw.uniform(0, 0.05))
+        else:
+            time.sleep(draw.uniform(0, lasts))
         if turn % 2 and (workers := members(parent)):
             kill(draw.choice(workers))
             time.sleep(draw.uniform(0, lasts / 4))
@@ -111,7 +128,7 @@ def rounds(start: Start, folder: Path, count: int, seed: int) -> None:
         found = contents(killed)
         assert {id: found.get(id) for id in kept} == kept, "a finished run was lost or changed"
         assert all(found[id] == expected[id] for id in found)
-        resumed += len(list((killed.folder / "checkpoints").glob("[!.]*.pt")))
+        resumed += len(checkpoints(killed))
         kept = _emptied(killed) if len(found) == 4 else found
     _, ended = start(killed.folder)
     assert ended() == 0
