@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup study results test test-large rtl conform exhaustive check clean
+.PHONY: setup study results test test-large rtl coverage api conform exhaustive check clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,12 @@ test-large: setup
 
 rtl: setup
 	$(BIN)/python -m pytest -m rtl tests/rtl
+
+coverage: setup
+	$(BIN)/python -m pytest -m "not large and not rtl" -n auto --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage
+
+api: setup
+	$(BIN)/python -m pdoc --docformat google --math --output-directory build/api hwsim '!hwsim.conformance' '!hwsim.studies.together'
 
 conform: setup
 	$(BIN)/hwsim conform --output docs

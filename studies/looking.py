@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -21,11 +21,19 @@ from . import listing, pictures
 from .rerun import rerun as perform_again
 from .trust import allow_imports
 
+HIDDEN = {"study", "hash", "threads", "host", "started", "steps", "step", "train_loss"}
+
 commands = typer.Typer()
 out = Console()
 Kind = Enum("Kind", {kind: kind for kind in (*listing.LISTED, "runs")}, type=str)  # type: ignore[misc]
 Trust = Annotated[list[str] | None, typer.Option(help="A module whose functions the file may name; may be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def _shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What of stored runs a terminal has room for; `--json` has all of it."""
+    said = {name for row in rows for name, value in row.items() if value not in (None, "")} - HIDDEN
+    return [{name: "" if value is None else value for name, value in row.items() if name in said} for row in rows]
 
 
 def trusted(given: list[str] | None) -> tuple[str, ...]:
@@ -47,6 +55,7 @@ def list_(
     if as_rows:
         typer.echo(json.dumps(rows, indent=1))
         return
+    rows = _shown(rows) if kind.value == "runs" else rows
     table = Table(*(rows[0] if rows else ["name"]))
     for row in rows:
         table.add_row(*(escape(f"{value:.6g}" if isinstance(value, float) else str(value)) for value in row.values()))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
+from hwsim.config import content_hash
 from hwsim.emulator import emulate
 from hwsim.models import batches, initial_model, predict
 
@@ -70,7 +71,7 @@ def predict_study(plan: Plan, store: Store) -> Prediction:
 
 
 def _kind(run: Run) -> str:
-    return run.model_copy(update={"seed": 0}).hash
+    return content_hash(run.model_dump(mode="json", exclude={"seed"}))
 
 
 def _known(finished: Mapping[str, Run], store: Store) -> dict[str, float]:

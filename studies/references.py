@@ -19,7 +19,7 @@ from .report.sites import site_rows
 from .report.summary import Report
 from .report.texts import AnyReport, tables
 from .runner import run_study
-from .store import write_file
+from .disk import write_file
 
 INDEX = "README.md"
 SITES = 12

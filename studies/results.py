@@ -109,7 +109,8 @@ def run_rows(folder: Path, where: str = "true") -> list[dict[str, Any]]:
                 ) from found left join states using (id)
             ) where """
         try:
-            chosen = connection.execute(query + f"({where})", {"study": index["study"]["name"]}).to_arrow_table()
+            named = {"study": index["study"]["name"]}
+            chosen: pa.Table = connection.sql(query + f"({where})", params=named).to_arrow_table()
         except duckdb.Error as error:
             raise StudyError(f"--where: got {where!r}: {str(error).splitlines()[0]}; allowed: SQL on the columns") from error
     return [_settled(row) for row in chosen.to_pylist()]

@@ -39,17 +39,17 @@ class TensorBoard:
         needed("tensorboard", "tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard" / run.id))  # type: ignore[no-untyped-call]
-        self.writer.add_text("run", _name(run))  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(folder / "tensorboard" / run.id))
+        self.writer.add_text("run", _name(run))
 
     def row(self, row: Row) -> None:
         """See `Sink.row`."""
         for name, value in _metrics(row).items():
-            self.writer.add_scalar(name, value, row["step"])  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
         """See `Sink.close`."""
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
 
 
 class MLflow:

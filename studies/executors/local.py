@@ -100,9 +100,11 @@ class _Worker:
 
     def end(self) -> None:
         """End the process, whatever it is doing; half-written results are under names that nobody reads."""
-        self.pipe.close()
         if self.run is not None:
             self.process.terminate()
+        with suppress(BrokenPipeError):
+            self.pipe.send(None)
+        self.pipe.close()
         self.process.join()
 
 
@@ -113,8 +115,8 @@ def _serve(pipe: Connection, work: Work, gpus: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError):
-        while True:
-            pipe.send(work(pipe.recv()))
+        while (run := pipe.recv()) is not None:
+            pipe.send(work(run))
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from hwsim.budgets.table import finite
 
 from ..experiments import Table as Facts
-from ..store import write_file
+from ..disk import write_file
 from .costs import cost_rows, costs
 from .experiments import ExperimentReport
 from .page import audit_rows, drawings
