@@ -9,9 +9,11 @@ from hwsim.catalogue import shipped_studies
 from hwsim.errors import ConfigError, not_allowed
 
 from . import budgeting
+from .disk import write_file
 from .executors import executors
 from .experiments import Table
 from .files import StudyFile, load_study
+from .plan import expand
 from .progress import Quiet
 from .report import load_report, write_page
 from .report.costs import cost_rows, costs
@@ -19,7 +21,6 @@ from .report.sites import site_rows
 from .report.summary import Report
 from .report.texts import AnyReport, tables
 from .runner import run_study
-from .disk import write_file
 
 INDEX = "README.md"
 SITES = 12
@@ -47,7 +48,7 @@ def regenerate(name: str, results: Path, pages: Path, workers: int | None, say: 
         HwsimError: as `hwsim run` does.
     """
     file, folder = load_study(name), results / name
-    summary = run_study(file, folder, executors()["local"](workers), Quiet(say))
+    summary = run_study(file, folder, executors()["local"](workers, expand(file).needs), Quiet(say))
     budgeting.keep_step_budgets(file, folder, summary.plan.hash)
     report = load_report(folder)
     write_page(report)

@@ -8,7 +8,8 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
-from hwsim.formats.backends.cpu import in_threads, readable
+from hwsim.formats.backends.cpu import readable
+from hwsim.formats.backends.threads import in_threads
 
 
 class Counts(NamedTuple):

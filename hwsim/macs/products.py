@@ -66,8 +66,8 @@ def on_cuda(
 
     m, shape = declared_unit(mac), result_shape(a, b)
     if not a.shape[-1] or not shape.numel():
-        host = [None if t is None else t.cpu() for t in (a, b, c, scale_a, scale_b)]
-        return on_cpu(*host, mac, draw, site, "").to(a.device)  # type: ignore[arg-type]
+        c, scale_a, scale_b = (None if t is None else t.cpu() for t in (c, scale_a, scale_b))
+        return on_cpu(a.cpu(), b.cpu(), c, scale_a, scale_b, mac, draw, site, "").to(a.device)
     seed, step, call, rank, offset = draw
     words = stream(Draw(seed, site, step, call, rank, offset), shape.numel(), a.shape[-1])
     return _result(on_device(a, b, c, scale_a, scale_b, m, words, shape), m)

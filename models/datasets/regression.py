@@ -34,7 +34,7 @@ def digits_one_vs_all() -> Data:
     data = digits()
     signs = 2 * torch.eye(10) - 1
     train, test = signs[data.train_targets], signs[data.test_targets]
-    return Data(data.train_inputs.flatten(1), train, data.test_inputs.flatten(1), test)
+    return Data(data.train_inputs[:].flatten(1), train, data.test_inputs[:].flatten(1), test)
 
 
 def power_law(*, d: int, n: int, test_n: int, a: float, noise: float, seed: int) -> Data:

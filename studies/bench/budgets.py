@@ -23,7 +23,7 @@ from hwsim.emulator import emulate
 
 from ..files import StudyFile
 from ..plan import expand
-from ..provenance import Provenance
+from ..provenance import origin, surroundings, versions
 from ..report import load_report, write_page
 from ..schema import TrainingRun
 from ..store import Store
@@ -110,8 +110,8 @@ def write_runs(folder: Path, *, points: int, seeds: int, epochs: int) -> None:
             }
         }
     )
-    plan, store, provenance = expand(StudyFile.of(loads(text, "large.yaml"))), Store(folder), Provenance.here().as_dict()
-    store.claim(plan, text, "bench")
+    plan, store, provenance = expand(StudyFile.of(loads(text, "large.yaml"))), Store(folder), origin() | surroundings()
+    store.open(plan, text, versions()["hwsim"])
     audit = _audit()
     for number, run in enumerate(plan.runs.values()):
         if isinstance(run, TrainingRun):

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from hwsim.budgets.table import finite
 
-from ..experiments import Table as Facts
 from ..disk import write_file
+from ..experiments import Table as Facts
 from .costs import cost_rows, costs
 from .experiments import ExperimentReport
 from .page import audit_rows, drawings
