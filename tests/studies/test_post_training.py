@@ -58,6 +58,7 @@ def test_the_report_names_the_narrowest_that_keeps_the_order_and_the_worst() -> 
         ["int8", "8", "0.99600 ± 0.00100"],
         ["int4", "4", "not finite"],
     ]
+    assert [str(line["datapath"]) for line in found] == ["int4", "int8", "int8", "fp32"]
     (plot,) = report.plots
     assert [(line.label, *line.x, *line.y) for line in plot.panels[0].lines] == [("integers", 8.0, pytest.approx(0.004))]
 
