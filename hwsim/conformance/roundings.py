@@ -12,6 +12,7 @@ import torch
 from hwsim.catalogue import shipped
 from hwsim.fields import format_record
 from hwsim.formats import Fixed, Float, Format, Integer, Logarithmic, Posit, named_format
+from hwsim.formats.float import MAX_EXPONENT_BITS
 
 from .peer_apytypes import APYTYPES
 from .peer_gfloat import GFLOAT, format_info
@@ -37,8 +38,9 @@ def subjects() -> Mapping[str, tuple[Format, ...]]:
 
 
 def p3109(width: int) -> tuple[Format, ...]:
-    """The IEEE P3109 formats of one width: every precision, signed and unsigned, extended and finite."""
-    names = [f"binary{width}p{p}{s}{d}" for s in "su" for p in range(1, width + (s == "u")) for d in "ef"]
+    """The IEEE P3109 formats of one width: every precision that fp64 carries, signed and unsigned, extended and finite."""
+    least = {"s": max(1, width - MAX_EXPONENT_BITS), "u": max(1, width - MAX_EXPONENT_BITS + 1)}
+    names = [f"binary{width}p{p}{s}{d}" for s in "su" for p in range(least[s], width + (s == "u")) for d in "ef"]
     return tuple(fmt for name in names if (fmt := named_format(name)))
 
 
