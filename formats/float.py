@@ -14,6 +14,9 @@ from .grid import Grid
 Specials = Literal["ieee", "fn", "fnuz", "finite", "p3109"]
 Domain = Literal["extended", "finite"]
 
+MAX_EXPONENT_BITS = 11
+"""Those of fp64, which carries the values."""
+
 
 @dataclass(frozen=True)
 class Float(Format):
@@ -55,7 +58,7 @@ class Float(Format):
     name: str = field(default="", compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_int("exponent_bits", self.exponent_bits, 1, 11)
+        _check_int("exponent_bits", self.exponent_bits, 1, MAX_EXPONENT_BITS)
         _check_int("mantissa_bits", self.mantissa_bits, 0, 52)
         if self.specials not in get_args(Specials):
             raise FormatError(not_allowed("specials", self.specials, get_args(Specials)), "specials")

@@ -12,7 +12,7 @@ from .base import Format
 from .block import Block
 from .codebook import AdditivePowersOfTwo, Codebook
 from .errors import FormatError
-from .float import Float
+from .float import MAX_EXPONENT_BITS, Float
 from .integer import Fixed, Integer
 from .logarithmic import Logarithmic
 from .posit import Posit
@@ -58,6 +58,9 @@ def named_format(name: str) -> Format | None:
     """The format that a systematic name stands for, or None.
 
     `binary{K}p{P}{s|u}{e|f}`, K = 3..16: width K, precision P, signed or unsigned, extended or finite (IEEE P3109 v4.0).
+
+    Raises:
+        FormatError: K or P out of range, or values beyond fp64, which would carry them.
     """
     match = P3109_NAME.fullmatch(name)
     if not match:
@@ -65,8 +68,14 @@ def named_format(name: str) -> Format | None:
     width, precision, signed = int(match[1]), int(match[2]), match[3] == "s"
     if not (3 <= width <= 16 and 1 <= precision <= width - signed):
         raise FormatError(f"format: got {name!r}; allowed: binary{{K}}p{{P}} with K = 3..16 and P = 1..K-1 (unsigned: K)")
+    exponent_bits = width - precision + (not signed)
+    if exponent_bits > MAX_EXPONENT_BITS:
+        least = width - MAX_EXPONENT_BITS + (not signed)
+        raise FormatError(
+            f"format: got {name!r}, whose {exponent_bits} exponent bits take its values beyond fp64; allowed: P = {least} or more"
+        )
     return Float(
-        exponent_bits=width - precision + (not signed),
+        exponent_bits=exponent_bits,
         mantissa_bits=precision - 1,
         specials="p3109",
         signed=signed,

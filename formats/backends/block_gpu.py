@@ -60,24 +60,25 @@ def _launch(
     draw: tuple[int, ...],
 ) -> None:
     """Find the tensor's scale and the blocks' scales, then round; `found` is set where an element becomes NaN."""
-    from . import gpu_blocks as kernels
+    from . import gpu_scales
+    from .gpu_blocks import round_elements
 
     (rules, numbers), fields, count = _packed(rule, out.dtype, x.device), len(Rule._fields), x.numel()
     shape = where.bands, where.strips, *where[1:]
     top = torch.zeros((), dtype=torch.int64 if x.dtype is torch.float64 else torch.int32, device=x.device)
     if rule.numbers.rule == TWO_LEVEL:
-        kernels.largest_magnitude[grid(count, FAST_BLOCK)](x, top, count, FAST_BLOCK, **OPTIONS)
+        gpu_scales.largest_magnitude[grid(count, FAST_BLOCK)](x, top, count, FAST_BLOCK, **OPTIONS)
     chunk = min(_power_of_two(where.width), WIDEST)
     beside = min(TILE // chunk, _power_of_two(where.blocks))
     blocks = where.blocks, *shape, fields, beside
-    kernels.block_scales[grid(where.blocks, beside)](x, scales, tensor, top, rules, numbers, *blocks, chunk, **OPTIONS)
+    gpu_scales.block_scales[grid(where.blocks, beside)](x, scales, tensor, top, rules, numbers, *blocks, chunk, **OPTIONS)
     if rule.numbers.rule == MSE:
         beside, trial = min(TRIED, _power_of_two(where.blocks)), _tables(rule.trial, x.device)
         blocks = where.blocks, *shape, fields, beside
-        kernels.best_scales[grid(where.blocks, beside)](x, scales, rules, numbers, *trial, *blocks, **OPTIONS)
+        gpu_scales.best_scales[grid(where.blocks, beside)](x, scales, rules, numbers, *trial, *blocks, **OPTIONS)
     tables = _tables(rule.element, x.device)
     rest = scales, tensor, found, count, *shape, *draw, fields, BLOCK
-    kernels.round_elements[grid(count, BLOCK)](x, out, rules, numbers, *tables, *rest, **OPTIONS)
+    round_elements[grid(count, BLOCK)](x, out, rules, numbers, *tables, *rest, **OPTIONS)
 
 
 def _tables(rule: AnyRule, device: torch.device) -> tuple[Tensor | None, Tensor | None, int]:

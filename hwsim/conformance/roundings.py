@@ -12,6 +12,7 @@ import torch
 from hwsim.catalogue import shipped
 from hwsim.fields import format_record
 from hwsim.formats import Fixed, Float, Format, Integer, Logarithmic, Posit, named_format
+from hwsim.formats.float import MAX_EXPONENT_BITS
 
 from .peer_apytypes import APYTYPES
 from .peer_gfloat import GFLOAT, format_info
@@ -37,8 +38,9 @@ def subjects() -> Mapping[str, tuple[Format, ...]]:
 
 
 def p3109(width: int) -> tuple[Format, ...]:
-    """The IEEE P3109 formats of one width: every precision, signed and unsigned, extended and finite."""
-    names = [f"binary{width}p{p}{s}{d}" for s in "su" for p in range(1, width + (s == "u")) for d in "ef"]
+    """The IEEE P3109 formats of one width: every precision that fp64 carries, signed and unsigned, extended and finite."""
+    least = {"s": max(1, width - MAX_EXPONENT_BITS), "u": max(1, width - MAX_EXPONENT_BITS + 1)}
+    names = [f"binary{width}p{p}{s}{d}" for s in "su" for p in range(least[s], width + (s == "u")) for d in "ef"]
     return tuple(fmt for name in names if (fmt := named_format(name)))
 
 
@@ -55,11 +57,14 @@ PEERS: Mapping[str, Peer] = {
     "mpfr_logarithms": MPFR_LOGARITHMS,
 }
 QUICK = ("ml_dtypes", "nvidia")
+WIDE_P3109 = range(9, 17)
+"""Widths of which codes are compared alone: they round by the same rules, and there are hundreds of formats."""
 
 
 def checks() -> Iterator[Check]:
     """For each format, or family of formats, rounding by every peer that has it, and the value of every code."""
     yield Check("formats/e8m0fnu/nvidia", NVIDIA.oracle, "rounding of magnitudes", scales)
+    yield from wide_codes()
     for name, formats in subjects().items():
         for label, peer in PEERS.items():
             if known := [fmt for fmt in formats if peer.has(fmt)]:
@@ -75,6 +80,14 @@ def checks() -> Iterator[Check]:
             if known := [fmt for fmt in listed if peer.has(fmt)]:
                 label = next(label for label, one in PEERS.items() if one is peer)
                 yield Check(f"codes/{name}/{label}", peer.oracle, "the value of every code", partial(_each, decoded, known))
+
+
+def wide_codes() -> Iterator[Check]:
+    """The value of every code of the wider P3109 formats."""
+    for width in WIDE_P3109:
+        formats = p3109(width)
+        what, run = f"the value of every code of {len(formats)} formats", partial(_each, decoded_by_gfloat, formats)
+        yield Check(f"codes/binary{width}/gfloat", GFLOAT.oracle, what, run, "full")
 
 
 def _each(check: Callable[[Format], Outcome], formats: Sequence[Format]) -> Outcome:

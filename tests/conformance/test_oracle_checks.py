@@ -16,8 +16,9 @@ from hwsim.conformance.peer_ml_dtypes import ML_DTYPES, TYPES
 from hwsim.conformance.peer_mpfr import MPFR
 from hwsim.conformance.peer_posits import POSIT_STRINGS, SOFTPOSIT
 from hwsim.conformance.peers import Peer, compare
+from hwsim.conformance.roundings import decoded_by_gfloat
 from hwsim.errors import ConfigError
-from hwsim.formats import Fixed, Float, Format, Logarithmic, Posit
+from hwsim.formats import Fixed, Float, Format, Logarithmic, Posit, named_format
 
 FULL = checks(depths=("full",))
 SAMPLE = ("formats/fp8_e5m2/gfloat", "formats/fp16/apytypes", "formats/int8/apytypes")
@@ -83,6 +84,13 @@ def test_posits_and_logarithmic_numbers_equal_two_oracles_each(fmt: Format, peer
     outcome = compare(fmt, peer, every=401)
     assert outcome.cases > 0
     assert not outcome.mismatches, outcome.note
+
+
+@pytest.mark.parametrize("name", ["binary9p1ue", "binary12p5se", "binary13p13uf", "binary16p6sf"])
+def test_codes_of_wide_p3109_formats_are_gfloats(name: str) -> None:
+    fmt = named_format(name)
+    assert fmt is not None
+    assert decoded_by_gfloat(fmt) == Outcome(1 << fmt.bits, 0)
 
 
 @pytest.mark.parametrize("fmt", [fmt for fmt, (name, _) in TYPES.items() if name in ("bfloat16", "float4_e2m1fn")], ids=str)

@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hwsim.formats.backends import block_gpu, gpu, gpu_blocks, gpu_kernels, gpu_levels
+from hwsim.formats.backends import block_gpu, gpu, gpu_blocks, gpu_kernels, gpu_levels, gpu_scales
 from hwsim.formats.lowering import Rule
 
 TARGETS = {f"sm_{n}": GPUTarget("cuda", n, 32) for n in (80, 90, 100)} | {"gfx942": GPUTarget("hip", "gfx942", 64)}
@@ -26,9 +26,9 @@ KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "by_rule_scaled": (gpu_kernels.round_by_rule, BY_RULE),
     "levels": (gpu_levels.round_to_levels, {"scales": None, **BY_RULE}),
     "levels_scaled": (gpu_levels.round_to_levels, BY_RULE),
-    "tensor_top": (gpu_blocks.largest_magnitude, {"BLOCK": gpu.FAST_BLOCK}),
-    "block_scales": (gpu_blocks.block_scales, {"FIELDS": len(Rule._fields), "BLOCKS": block_gpu.TILE // 16, "CHUNK": 16}),
-    "best_scales": (gpu_blocks.best_scales, {**ON_A_GRID, "FIELDS": len(Rule._fields), "BLOCKS": block_gpu.TRIED}),
+    "tensor_top": (gpu_scales.largest_magnitude, {"BLOCK": gpu.FAST_BLOCK}),
+    "block_scales": (gpu_scales.block_scales, {"FIELDS": len(Rule._fields), "BLOCKS": block_gpu.TILE // 16, "CHUNK": 16}),
+    "best_scales": (gpu_scales.best_scales, {**ON_A_GRID, "FIELDS": len(Rule._fields), "BLOCKS": block_gpu.TRIED}),
     "block_elements": (gpu_blocks.round_elements, {**ON_A_GRID, **BY_RULE}),
     "block_elements_on_levels": (gpu_blocks.round_elements, BY_RULE),
 }

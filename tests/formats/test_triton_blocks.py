@@ -62,8 +62,8 @@ def test_any_shape(shape: tuple[int, ...]) -> None:
 
 
 def test_blocks_that_many_programs_share() -> None:
-    x = varied((3, 3000), torch.float32)
-    for fmt in (BLOCKS["nvfp4"], Block(E2M1, UE5M3, 1500, "floor"), Block(E2M1, UE5M3, tile=(2, 1025))):
+    x = varied((3, 1100), torch.float32)
+    for fmt in (BLOCKS["nvfp4"], Block(E2M1, UE5M3, 700, "floor"), Block(E2M1, UE5M3, tile=(2, 520))):
         agree(x, quantize_blocks(x, fmt, backend="torch"), on_gpu(x, fmt))
 
 

@@ -84,6 +84,10 @@ WRONG = {
         {"kind": "block", "element": "fp4", "scale": "int8", "size": 4},
         r"scale: got int8; allowed: a float",
     ),
+    "a P3109 name beyond fp64": (
+        "binary16p5ue",
+        r"format: got 'binary16p5ue', whose 12 exponent bits take its values beyond fp64; allowed: P = 6 or more",
+    ),
     "a P3109 name too wide": ("binary17p3se", r"format: got 'binary17p3se'; allowed: binary\{K\}p\{P\} with K = 3..16"),
     "a P3109 name out of range": ("binary8p9se", r"format: got 'binary8p9se'; allowed: binary\{K\}p\{P\}"),
 }
