@@ -196,8 +196,8 @@ def _cuda(
 
     m, shape = _unit(mac), result_shape(a, b)
     if not a.shape[-1] or not shape.numel():
-        host = [None if t is None else t.cpu() for t in (a, b, c, scale_a, scale_b)]
-        return _cpu(*host, mac, draw, site, "").to(a.device)  # type: ignore[arg-type]
+        start, sa, sb = (None if t is None else t.cpu() for t in (c, scale_a, scale_b))
+        return _cpu(a.cpu(), b.cpu(), start, sa, sb, mac, draw, site, "").to(a.device)
     seed, step, call, rank, offset = draw
     words = stream(Draw(seed, site, step, call, rank, offset), shape.numel(), a.shape[-1])
     return _result(on_device(a, b, c, scale_a, scale_b, m, words, shape), m)
