@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup study test test-large conform exhaustive check clean
+.PHONY: setup study results test test-large rtl coverage api conform exhaustive check clean
 
 setup: $(STAMP)
 
@@ -15,11 +15,23 @@ $(STAMP): pyproject.toml
 study: setup
 	$(BIN)/hwsim run quickstart
 
+results: setup
+	$(BIN)/hwsim results
+
 test: setup
-	$(BIN)/python -m pytest -m "not large" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not large and not rtl" -n auto --dist loadfile
 
 test-large: setup
 	$(BIN)/python -m pytest -m large
+
+rtl: setup
+	$(BIN)/python -m pytest -m rtl tests/rtl
+
+coverage: setup
+	$(BIN)/python -m pytest -m "not large and not rtl" -n auto --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage
+
+api: setup
+	$(BIN)/python -m pdoc --docformat google --math --output-directory build/api hwsim '!hwsim.conformance' '!hwsim.studies.together'
 
 conform: setup
 	$(BIN)/hwsim conform --output docs

@@ -14,7 +14,7 @@ from .base import Format, round_log2
 from .errors import FormatError, not_allowed
 from .float import Float
 from .grid import Grid
-from .integer import Fixed, Integer
+from .levels import Levels
 
 ScaleRule = Literal["floor", "ceil", "rceil", "even", "absmax", "mse", "two_level"]
 Remainder = Literal["fill", "error"]
@@ -49,7 +49,7 @@ class Block(Format):
     `absmax` and `mse` the smallest positive value, under `two_level` zero).
 
     Args:
-        element: a float, integer or fixed-point format.
+        element: any format but a block: a float, integers, fixed point, or levels (NF4 in blocks is QLoRA's storage).
         scale: the scales' format, a float.
         size: elements a block, along the axis that the caller names. Either this or `tile`.
         rule: how the scale is found; by default `floor` where the scale format has no mantissa, `two_level` with a tensor
@@ -76,8 +76,12 @@ class Block(Format):
     name: str = field(default="", compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.element, Float | Integer | Fixed):
-            raise FormatError(f"element: got {self.element}; allowed: a float, integer or fixed-point format", "element")
+        if isinstance(self.element, Block):
+            raise FormatError(f"element: got {self.element}; allowed: any format but blocks", "element")
+        if not self.element.max > 0:
+            raise FormatError(
+                f"element: got {self.element}, whose largest value is {self.element.max}; allowed: a positive one", "element"
+            )
         if not isinstance(self.scale, Float):
             raise FormatError(f"scale: got {self.scale}; allowed: a float format", "scale")
         if (self.size is None) == (self.tile is None):
@@ -88,6 +92,9 @@ class Block(Format):
         for name, allowed in (("rule", SCALE_RULES), ("remainder", get_args(Remainder)), ("special", get_args(Special))):
             if getattr(self, name) not in (*allowed, None):
                 raise FormatError(not_allowed(name, getattr(self, name), allowed), name)
+        if self.scale_rule == "even" and isinstance(self.element.lattice, Levels):
+            given = f"got 'even' with {self.element}, whose values have no number of mantissa bits"
+            raise FormatError(f"rule: {given}; allowed: {', '.join(r for r in SCALE_RULES if r != 'even')}", "rule")
         if (self.tensor_scale is not None) != (self.scale_rule == "two_level"):
             given = f"got {self.tensor_scale} with the rule {self.scale_rule!r}"
             raise FormatError(f"tensor_scale: {given}; allowed: fp32, with `two_level` and only there", "tensor_scale")
@@ -188,7 +195,9 @@ class Block(Format):
 
     @cached_property
     def element_mantissa_bits(self) -> int:
-        """The fraction bits of the largest element."""
+        """The fraction bits of the largest element; none are counted of levels, which the rule `even` refuses."""
+        if isinstance(self.element.lattice, Levels):
+            return 0
         return min(self.element.grid.mantissa_bits, self.element_exponent - self.element.grid.smallest_exponent)
 
     @cached_property

@@ -7,8 +7,11 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from .base import round_log2
 from .block import FLOAT32, SCALE_RULES, Block
-from .lowering import Rule, lower, unpack
+from .level_lowering import AnyRule, lower_any, unpack
+from .lowering import Rule, lower
+from .lowering import unpack as unpack_rule
 from .reference import SMALLEST_NORMAL_FLOAT32
 from .rounding import Projection
 
@@ -17,6 +20,8 @@ SPECIALS = ("nan", "error", "element")
 NAN, ERROR, ELEMENT = range(len(SPECIALS))
 CANDIDATES = tuple(i / 16 for i in range(8, 25))
 """The shares of amax that the rule `mse` maps to the largest element."""
+SEPARATOR = "\n"
+"""Between packed rules; those of levels hold JSON, in which a line break is written otherwise."""
 SMALLEST_NORMAL = float(SMALLEST_NORMAL_FLOAT32)
 
 
@@ -51,24 +56,24 @@ SCALE_INTEGERS = ScaleNumbers._fields.index("element_max")
 class BlockRule(NamedTuple):
     """The rounding of elements, of scales, of the `mse` rule's trials, and how scales are found."""
 
-    element: Rule
+    element: AnyRule
     scale: Rule
-    trial: Rule
+    trial: AnyRule
     numbers: ScaleNumbers
 
     def packed(self) -> str:
         """All fields as one word (see Rule.packed)."""
         own = " ".join([*map(str, self.numbers[:SCALE_INTEGERS]), *map(float.hex, self.numbers[SCALE_INTEGERS:])])
-        return ";".join([self.element.packed(), self.scale.packed(), self.trial.packed(), own])
+        return SEPARATOR.join([self.element.packed(), self.scale.packed(), self.trial.packed(), own])
 
 
 @lru_cache(maxsize=1024)
 def unpack_block(packed: str) -> BlockRule:
     """The BlockRule of packed fields."""
-    element, scale, trial, own = packed.split(";")
+    element, scale, trial, own = packed.split(SEPARATOR)
     fields = own.split()
     numbers = ScaleNumbers(*map(int, fields[:SCALE_INTEGERS]), *map(float.fromhex, fields[SCALE_INTEGERS:]))
-    return BlockRule(unpack(element), unpack(scale), unpack(trial), numbers)
+    return BlockRule(unpack(element), unpack_rule(scale), unpack(trial), numbers)
 
 
 @lru_cache(maxsize=1024)
@@ -87,7 +92,7 @@ def lower_block(fmt: Block, projection: Projection, rescale: bool = True) -> Blo
         low=low,
         high=high,
         digits=fmt.scale.grid.mantissa_bits + 1,
-        smallest=low + fmt.element.grid.smallest_exponent,
+        smallest=low + round_log2(fmt.element.smallest_subnormal),
         element_max=fmt.element.max,
         smallest_scale=fmt.scale.smallest_subnormal,
         top=_float32(min(fmt.element.max * fmt.scale.max, FLOAT32.max)),
@@ -98,7 +103,10 @@ def lower_block(fmt: Block, projection: Projection, rescale: bool = True) -> Blo
     if fmt.tensor_scale is not None:
         projection = replace(projection, flush_inputs=False)
     return BlockRule(
-        lower(fmt.element, projection, rescale), lower(fmt.scale, nearest, False), lower(fmt.element, nearest, False), numbers
+        lower_any(fmt.element, projection, rescale),
+        lower(fmt.scale, nearest, False),
+        lower_any(fmt.element, nearest, False),
+        numbers,
     )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .backends import backend as backend_named
+from .backends import block_gpu
 from .backends.block_vector import round_blocks
-from .backends.registry import cpu_block_kernel
+from .backends.registry import round_blocks_on_cpu
 from .backends.vector import multiply
 from .block import Block
 from .block_lowering import lower_block, unpack_block
@@ -136,7 +138,13 @@ def _packed(fmt: Block, projection: Projection, rescale: bool) -> str:
 def _on_cpu(
     x: Tensor, rule: str, where: list[int], draw: list[int], dtype: torch.dtype, scale_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return cpu_block_kernel()(x, unpack_block(rule), Tiling(*where), draw, dtype, scale_dtype)
+    return round_blocks_on_cpu(x, unpack_block(rule), Tiling(*where), draw, dtype, scale_dtype)
+
+
+def _on_gpu(
+    x: Tensor, rule: str, where: list[int], draw: list[int], dtype: torch.dtype, scale_dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    return block_gpu.round_blocks(x, unpack_block(rule), Tiling(*where), draw, dtype, scale_dtype)
 
 
 def _on_any_device(
@@ -178,6 +186,8 @@ def _with_gradient(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 LIBRARY.impl("quantize_block", _on_cpu, "CPU")  # type: ignore[no-untyped-call]
+if find_spec("triton"):
+    LIBRARY.impl("quantize_block", _on_gpu, "CUDA")  # type: ignore[no-untyped-call]
 LIBRARY.impl("quantize_block", _on_any_device, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 LIBRARY.impl("quantize_block", _shape_only, "Meta")  # type: ignore[no-untyped-call]
 LIBRARY.impl("quantize_block", _with_gradient, "Autograd")  # type: ignore[no-untyped-call]

@@ -40,6 +40,11 @@ class LevelRule(NamedTuple):
 AnyRule = Rule | LevelRule
 
 
+def numbers_of(rule: AnyRule) -> Rule:
+    """The numbers of a rule on a grid or of one of levels."""
+    return rule.numbers if isinstance(rule, LevelRule) else rule
+
+
 @lru_cache(maxsize=1024)
 def lower_any(fmt: Format, projection: Projection, rescale: bool = True) -> AnyRule:
     """The rule of a format on a grid (see `lowering.lower`) or of one of levels.

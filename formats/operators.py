@@ -74,13 +74,13 @@ def quantize_tensor(
         return result
     if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
         return quantize(x, rule, scale, where, words, dtype)
-    if _unwatched(x) and (scale is None or _unwatched(scale)):
+    if unwatched(x) and (scale is None or unwatched(scale)):
         return _on_cpu(x, rule, scale, where, words, dtype)
     with torch._C._AutoDispatchBelowAutograd():
         return quantize(x, rule, scale, where, words, dtype)
 
 
-def _unwatched(x: Tensor) -> bool:
+def unwatched(x: Tensor) -> bool:
     """Whether x is a plain CPU tensor and no mode or transform watches: the kernel may be called past torch's dispatcher.
 
     The dispatcher takes as long as rounding some thousand elements.

@@ -8,6 +8,7 @@ import torch
 
 from .block import Block
 from .errors import FormatError
+from .scaled import Geometry
 
 
 class Tiling(NamedTuple):
@@ -33,6 +34,11 @@ class Tiling(NamedTuple):
     def blocks(self) -> int:
         """All blocks."""
         return self.outer * self.bands * self.strips
+
+    @property
+    def geometry(self) -> Geometry:
+        """Which scale each element takes of one a block."""
+        return Geometry(self.columns, self.width, 0, self.rows, self.bands, self.height, self.strips)
 
     def gather(self, x: torch.Tensor, fill: bool = False) -> torch.Tensor:
         """x as (outer, bands, height, strips, width), short blocks filled."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -17,7 +17,8 @@ from hwsim.formats import Block, Draw, Format, Projection, Rounding
 from hwsim.formats.blocks import quantize_blocks
 from hwsim.formats.operators import quantize_tensor
 from hwsim.formats.rounding import NanRule, Overflow
-from hwsim.formats.scaled import PER_TENSOR, ScaleLayout
+from hwsim.formats.scaled import PER_TENSOR, ScaleLayout, geometry
+from hwsim.formats.tiling import tiling
 from hwsim.scaling import magnitude_max, scale_of
 
 
@@ -51,6 +52,11 @@ class Quantized:
         return self.format.encode(self.elements)
 
     @property
+    def unit(self) -> Tensor | None:
+        """What each element is multiplied by: one number, or x's shape; None where nothing is scaled."""
+        return None if self.scale is None else _spread(self.scale, self.layout, self.block, self.tensor_scale, self.values.shape)
+
+    @property
     def scale_codes(self) -> Tensor | None:
         """The scales' codes, int64, in the layout's shape; None where nothing is scaled."""
         if self.scale is None or self.scale_format is None:
@@ -82,6 +88,29 @@ def apply(
         return parts(cast, x, draw, axis, backend).values
     scale, layout = scale_of(x, _scaling(cast), cast.format, axis, kept)
     return quantize_tensor(x, cast.format, cast.projection, scale, layout, draw=draw, backend=backend)
+
+
+def apply_in_units(
+    cast: Cast, x: Tensor, draw: Draw = Draw(), axis: int = -1, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`apply`, and what each element is a multiple of: one number, or x's shape; None where nothing is scaled."""
+    if isinstance(cast.format, Block):
+        found = quantize_blocks(x, cast.format, cast.projection, axis, draw)
+        return found.values, _spread(found.scales, ScaleLayout(axis, 1), cast.format, found.tensor_scale, x.shape)
+    if not cast.scaled or _is_dorefa(cast):
+        return apply(cast, x, draw, axis), None
+    scale, layout = scale_of(x, _scaling(cast), cast.format, axis, kept)
+    return apply(cast, x, draw, axis, scale), _spread(scale, layout, None, None, x.shape)
+
+
+def _spread(scale: Tensor, layout: ScaleLayout, block: Block | None, tensor_scale: Tensor | None, shape: torch.Size) -> Tensor:
+    if block is not None:
+        where, _ = tiling(shape, block, -1 if layout.axis is None else layout.axis)
+        units = where.spread(scale.double()).view(shape)
+        return units if tensor_scale is None else units * tensor_scale
+    if layout.axis is None:
+        return scale.reshape(())
+    return scale.reshape(-1)[geometry(shape, scale, layout).scale_index(shape.numel(), scale.device)].view(shape)
 
 
 def parts(
@@ -181,6 +210,7 @@ def quantize(
     offset: int = 0,
     return_parts: bool = False,
     backend: str | None = None,
+    gradient: Literal["pass", "clip"] = "pass",
 ) -> Tensor | Quantized:
     """A tensor rounded to a format: each element once, from its exact value, or its exact quotient by the scale.
 
@@ -195,7 +225,8 @@ def quantize(
         axis: the axis that groups, and the blocks of a block format, run along.
         seed, site, step, call, rank, offset: the key of a stochastic rounding (see Draw).
         return_parts: a Quantized (values, codes, scale codes) instead of the values.
-        backend: one of `hwsim.backends()`; by default numba on CPU and torch elsewhere.
+        backend: one of `hwsim.backends()`; by default numba on CPU, triton on CUDA and torch elsewhere.
+        gradient: goes straight through (`pass`), or nowhere where the quotient by the scale lies beyond the format (`clip`).
 
     Returns:
         Values of x's shape in x's dtype where that holds every value of the format, else in the smaller of float32 and
@@ -204,11 +235,23 @@ def quantize(
     Raises:
         FormatError, ConfigError: an unknown name, or a combination that cannot be.
     """
-    given: tuple[Any, ...] = (fmt, rounding, overflow, nan, scaling)
+    given: tuple[Any, ...] = (fmt, rounding, overflow, nan, scaling, gradient)
     named = not any(isinstance(field, dict | list) for field in given)
     cast = _known_cast(str(fmt), *given) if named else _cast(*given)
     draw = Draw(seed, site, step, call, rank, offset)
-    return parts(cast, x, draw, axis, backend) if return_parts else apply(cast, x, draw, axis, backend=backend)
+    if not return_parts and cast.gradient == "pass":
+        return apply(cast, x, draw, axis, backend=backend)
+    found = parts(cast, x, draw, axis, backend)
+    if cast.gradient == "clip":
+        found = replace(found, values=_clipped(x.detach(), found))
+    return found if return_parts else found.values
+
+
+def _clipped(x: Tensor, found: Quantized) -> Tensor:
+    """The values, with no way back for the gradient where the quotient lies beyond the format."""
+    quotient = x if found.unit is None else x / found.unit
+    beyond = (quotient > found.format.max) | (quotient < found.format.min)
+    return torch.where(beyond, found.values.detach(), found.values)
 
 
 @lru_cache(maxsize=1024)
@@ -217,8 +260,9 @@ def _known_cast(label: str, *given: Any) -> Cast:
     return _cast(*given)
 
 
-def _cast(fmt: Any, rounding: Any, overflow: Any, nan: Any, scaling: Any) -> Cast:
-    given = {"format": fmt, "rounding": rounding, "overflow": overflow, "nan": nan, "scaling": scaling}
+def _cast(fmt: Any, rounding: Any, overflow: Any, nan: Any, scaling: Any, gradient: Any) -> Cast:
+    names = "format", "rounding", "overflow", "nan", "scaling", "gradient"
+    given = dict(zip(names, (fmt, rounding, overflow, nan, scaling, gradient), strict=True))
     try:
         return Cast.model_validate(given)
     except ValidationError as error:

@@ -179,8 +179,13 @@ class Cast(Record):
         return self.scaling is not None and self.scaling.rule != "none"
 
     def keeps(self, dtype: torch.dtype) -> bool:
-        """Whether the cast changes no value of a tensor of this dtype."""
-        return not (self.flush_inputs or self.flush_outputs or self.scaled) and holds_all(self.format, dtype)
+        """Whether the cast changes no value of a tensor of this dtype.
+
+        An infinity that saturates is changed, unless it becomes a largest value that is an infinity in this dtype.
+        """
+        if self.flush_inputs or self.flush_outputs or self.scaled or not holds_all(self.format, dtype):
+            return False
+        return self.projection.overflow == "infinity" or self.format.max > torch.finfo(dtype).max
 
     def written_by_unit(self) -> Cast:
         """The same cast with the overflow of an arithmetic unit's output where none was declared; elements of blocks saturate."""
@@ -218,13 +223,14 @@ def holds_all(fmt: Format, dtype: torch.dtype) -> bool:
     )
 
 
-def _cast(given: Any) -> Any:
+def cast_mapping(given: Any) -> Any:
+    """The YAML of a cast as a mapping: a format alone is a cast without anything else."""
     if isinstance(given, str | Format) or (isinstance(given, dict) and "kind" in given):
         return {"format": given}
     return given
 
 
-def _no_operand(cast: Cast) -> Cast:
+def no_operand(cast: Cast) -> Cast:
     """Refuse what acts on the operands of GEMMs alone."""
     if cast.transform is not None:
         raise ValueError(f"transform: got {cast.transform!r}; allowed: on the operands of GEMMs")
@@ -243,6 +249,6 @@ def _on_wire(cast: Cast) -> Cast:
     raise ValueError(f"scaling: got {cast}; allowed on the wire: one scale a tensor, by the rules {', '.join(WIRE_RULES)}")
 
 
-CastField = Annotated[Cast, BeforeValidator(_cast)]
-ResultField = Annotated[Cast, BeforeValidator(_cast), AfterValidator(_no_operand), AfterValidator(Cast.written_by_unit)]
-WireField = Annotated[Cast, BeforeValidator(_cast), AfterValidator(_no_operand), AfterValidator(_on_wire)]
+CastField = Annotated[Cast, BeforeValidator(cast_mapping)]
+ResultField = Annotated[Cast, BeforeValidator(cast_mapping), AfterValidator(no_operand), AfterValidator(Cast.written_by_unit)]
+WireField = Annotated[Cast, BeforeValidator(cast_mapping), AfterValidator(no_operand), AfterValidator(_on_wire)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
 from math import ceil, log2
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter
 
@@ -26,6 +27,16 @@ class _Cost(Record):
     includes: str
     source: str
     unit: str
+
+    @property
+    def figures(self) -> dict[tuple[str, str], float]:
+        """The single figures that the costs are computed from, by field and key."""
+        return {}
+
+    def with_figure(self, place: tuple[str, str], value: float) -> Self:
+        """The table with one figure replaced."""
+        field, key = place
+        return self.model_copy(update={field: {**getattr(self, field), key: value}})
 
 
 class Bits(_Cost):
@@ -50,6 +61,11 @@ class Table(_Cost):
     add: dict[Literal["integer", "float"], Positive]
     move: dict[str, Positive] = Field(default_factory=dict)
 
+    @property
+    def figures(self) -> dict[tuple[str, str], float]:
+        """The energies of products and of sums."""
+        return {(field, key): value for field in ("multiply", "add") for key, value in getattr(self, field).items()}
+
     def multiply_add(self, a: Format, b: Format, terms: int) -> float:
         """Energy of a product and the sum it enters."""
         kind: Literal["integer", "float"] = "integer" if significand(a)[0] == significand(b)[0] == 0 else "float"
@@ -69,6 +85,11 @@ class Gates(_Cost):
     lanes: Annotated[int, Field(ge=1)]
     sum_bits: Annotated[int, Field(ge=8)]
     cells: dict[Literal["full_adder", "mux2", "compare", "flip_flop"], Positive]
+
+    @property
+    def figures(self) -> dict[tuple[str, str], float]:
+        """The cells."""
+        return {("cells", key): value for key, value in self.cells.items()}
 
     def multiply_add(self, a: Format, b: Format, terms: int) -> float:
         """Gates of one multiply-add."""
@@ -147,6 +168,10 @@ def stochastic_unit_bits(random_bits: int) -> dict[str, int]:
     return {"flip_flops": random_bits, "full_adders": random_bits}
 
 
+Work = Mapping[tuple[Format, Format], float]
+"""How many multiply-adds a run makes of each pair of operand formats."""
+
+
 def gemm_cost(table: Cost, audit: Iterable[Mapping[str, Any]], wide: str = "fp32", terms: int = 128) -> float:
     """The cost of every multiply-add of a run, from its audit; operands without a cast are of the `wide` format.
 
@@ -156,6 +181,16 @@ def gemm_cost(table: Cost, audit: Iterable[Mapping[str, Any]], wide: str = "fp32
         wide: what an operand without a cast is.
         terms: of each sum, for integer accumulators.
     """
+    return work_cost(table, multiply_adds(audit, wide), terms)
+
+
+def work_cost(table: Cost, work: Work, terms: int = 128) -> float:
+    """The cost of so many multiply-adds."""
+    return sum(count * table.multiply_add(a, b, terms) for (a, b), count in work.items())
+
+
+def multiply_adds(audit: Iterable[Mapping[str, Any]], wide: str = "fp32") -> Work:
+    """The multiply-adds of a run by the formats of their operands, from its audit (see `gemm_cost`)."""
     gemms: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in audit:
         if row["gemm"]:
@@ -165,11 +200,11 @@ def gemm_cost(table: Cost, audit: Iterable[Mapping[str, Any]], wide: str = "fp32
                 gemms[key]["flops"] += row["flops"]
             else:
                 gemms[key]["operands"].append(_format_of(row["cast"], wide))
-    total = 0.0
+    work: dict[tuple[Format, Format], float] = defaultdict(float)
     for gemm in gemms.values():
         a, *rest = gemm["operands"] or [format_record(wide)]
-        total += gemm["flops"] / 2 * table.multiply_add(a, rest[0] if rest else a, terms)
-    return total
+        work[a, rest[0] if rest else a] += gemm["flops"] / 2
+    return work
 
 
 def _format_of(cast: str, wide: str) -> Format:

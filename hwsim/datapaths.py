@@ -18,6 +18,7 @@ from hwsim.errors import ConfigError, not_allowed
 from hwsim.feasible import check_operands
 from hwsim.layering import GEMMS, OPERANDS, OPERANDS_OF, Gemm, Operand, patched, spread
 from hwsim.macs import Mac, mac
+from hwsim.vector import VectorField
 
 
 def _mac(given: Any, info: ValidationInfo) -> Any:
@@ -88,7 +89,7 @@ class LayerPath(Record):
     """What a layer runs on."""
 
     gemm: GemmPaths = GemmPaths()
-    vector: ResultField | None = None
+    vector: VectorField | None = None
 
 
 class Edge(LayerPath):
@@ -114,7 +115,7 @@ class Datapath(LayerPath):
     Args:
         name: what reports call it.
         gemm: the three GEMMs of every layer.
-        vector: the cast on the result of every operation that is no GEMM.
+        vector: the cast on the result of every operation that is no GEMM, and the steps inside softmax, losses and norms.
         optimizer: the optimizer unit.
         loss_scaling: the factor on the loss, or none.
         wire: the format of gradients between data-parallel processes, or none.

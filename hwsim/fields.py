@@ -27,13 +27,19 @@ def format_record(given: Format | str | dict[str, Any], catalogue: Catalogue | N
         return given
     if isinstance(given, str):
         own = catalogue.formats if catalogue else {}
-        found = _declared(given, own[given].data, catalogue) if given in own else _shipped_format(given)
+        found = _own_format(given, catalogue) if catalogue and given in own else _shipped_format(given)
         if found is None:
             raise FormatError(not_allowed("format", given, {*own, *shipped("formats")}))
         return found
     if isinstance(given, dict):
         return _from_mapping(given, catalogue)
     raise FormatError(f"got {given!r}; allowed: {FORMAT_HINT}")
+
+
+def _own_format(name: str, catalogue: Catalogue) -> Format:
+    """A format that the user's file declares; in its declaration its name stands for nothing: no format is its own part."""
+    others = {key: declaration for key, declaration in catalogue.formats.items() if key != name}
+    return _declared(name, catalogue.formats[name].data, replace(catalogue, formats=others))
 
 
 @cache

@@ -11,7 +11,7 @@ from hwsim.casts import Channel, Group, Scaling, Tile
 from hwsim.errors import ConfigError
 from hwsim.formats import Format, Projection
 from hwsim.formats.base import round_log2
-from hwsim.formats.operators import quantize_tensor
+from hwsim.formats.operators import quantize_tensor, unwatched
 from hwsim.formats.scaled import PER_TENSOR, ScaleLayout
 
 CANDIDATES = range(8, 25)
@@ -78,10 +78,28 @@ def _over_rows(found: Tensor, scaling: Scaling, axis: int, reduce: Callable[...,
 
 def magnitude_max(x: Tensor, layout: ScaleLayout = PER_TENSOR) -> Tensor:
     """The largest finite |x| for each scale of a layout, in float32 or float64; zero where there is none."""
+    runs = _runs(x, layout)
+    if runs and not torch.compiler.is_compiling() and unwatched(x):
+        from hwsim.formats.backends.magnitude_cpu import largest_magnitudes
+
+        found = largest_magnitudes(x, runs)
+        return found.reshape(()) if layout.axis is None else found if layout.size is None else found.view(*x.shape[:-1], -1)
     amax = _magnitude_max(x, layout)
     if not bool(torch.isfinite(amax).all()):
         amax = _magnitude_max(torch.where(torch.isfinite(x), x, torch.zeros_like(x)), layout)
     return amax if amax.dtype is torch.float64 else amax.float()
+
+
+def _runs(x: Tensor, layout: ScaleLayout) -> int:
+    """How many equal runs of neighbours in memory have a scale each; 0 where scales do not lie so, and for other dtypes."""
+    if not x.numel() or not x.is_contiguous() or x.dtype not in (torch.float32, torch.float64):
+        return 0
+    if layout.axis is None:
+        return 1
+    axis = layout.axis % x.ndim
+    if layout.size is None:
+        return x.shape[0] if axis == 0 else 0
+    return x.numel() // layout.size if axis == x.ndim - 1 and x.shape[-1] % layout.size == 0 else 0
 
 
 def _magnitude_max(x: Tensor, layout: ScaleLayout) -> Tensor:

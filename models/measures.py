@@ -26,6 +26,11 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(-1) == targets).double().mean()
 
 
+def largest_agrees(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Share of samples whose largest output is that of the largest target, (samples, classes) both: one-vs-all."""
+    return accuracy(outputs, targets.argmax(-1))
+
+
 def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """`(output - target)^2 / 2`: its gradient is the residual, as in the theory of linear regression."""
     return 0.5 * F.mse_loss(outputs, targets)

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from .errors import TaskError, not_allowed
@@ -75,10 +76,22 @@ class Option:
 
 
 class Registry:
-    """Builders of tasks by name."""
+    """Builders of tasks by name.
 
-    def __init__(self) -> None:
-        self._builders: dict[str, Builder] = {}
+    Args:
+        group: the entry-point group whose builders are entered when a name is first looked for; empty for none.
+    """
+
+    def __init__(self, group: str = "") -> None:
+        self._own: dict[str, Builder] = {}
+        self._group = group
+
+    @property
+    def _builders(self) -> dict[str, Builder]:
+        group, self._group = self._group, ""
+        for entry in entry_points(group=group) if group else ():
+            self.register(entry.load())
+        return self._own
 
     def register(self, builder: Builder) -> Builder:
         """Enter `builder` under its own name (a decorator).
@@ -87,12 +100,12 @@ class Registry:
             TaskError: the name is taken, or a parameter is not keyword-only, has no default, or a type no option can have.
         """
         name = builder.__name__
-        if name in self._builders:
-            taken = self._builders[name]
+        if name in self._own:
+            taken = self._own[name]
             raise TaskError(f"task {name!r} is already registered, by {taken.__module__}.{taken.__qualname__}")
         for option in _options(builder):
             option.check(name, option.default)
-        self._builders[name] = builder
+        self._own[name] = builder
         return builder
 
     def names(self) -> tuple[str, ...]:
@@ -142,5 +155,5 @@ def _option(builder: Builder, parameter: inspect.Parameter, hint: Any) -> Option
     return Option(parameter.name, kind, parameter.default, rule)
 
 
-CATALOGUE = Registry()
-"""The tasks that ship with the package."""
+CATALOGUE = Registry("hwsim.tasks")
+"""The tasks that ship with the package, and those of installed packages."""

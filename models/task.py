@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import TaskError
+from .samples import Samples
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(outputs, targets) -> a scalar tensor: a loss or a metric."""
@@ -19,20 +20,22 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A training and a test set; the first dimension of each tensor counts the samples.
+    """A training and a test set; the first dimension of each tensor counts the samples. Inputs may be `Samples` in files.
 
     Raises:
         TaskError: a field is no tensor, a set is empty, or inputs and targets differ in number.
     """
 
-    train_inputs: Tensor
+    train_inputs: Tensor | Samples
     train_targets: Tensor
-    test_inputs: Tensor
+    test_inputs: Tensor | Samples
     test_targets: Tensor
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, Samples) and field.name.endswith("inputs") and len(value):
+                continue
             if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == 0:
                 given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                 raise TaskError(f"data: {field.name}: got {given}; allowed: a tensor of at least one sample", field.name)
@@ -43,10 +46,16 @@ class Data:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 (hexadecimal) over name, type, shape and bytes of the four tensors in order: the provenance of the data."""
+        """SHA-256 (hexadecimal) over name, type, shape and bytes of the four tensors in order: the provenance of the data.
+
+        For `Samples` it is over their name and fingerprint.
+        """
         digest = hashlib.sha256()
         for field in fields(self):
-            tensor: Tensor = getattr(self, field.name)
+            tensor: Tensor | Samples = getattr(self, field.name)
+            if isinstance(tensor, Samples):
+                digest.update(f"{field.name} {len(tensor)}\n".encode() + tensor.fingerprint)
+                continue
             digest.update(f"{field.name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             for chunk in torch.split(tensor, 4096):
                 digest.update(chunk.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -113,7 +122,7 @@ def batches(data: Data, batch_size: int, seed: int, epoch: int, *, drop_last: bo
 
 
 def _batches(data: Data, batch_size: int, order: Tensor, drop_last: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    for chosen in torch.split(order.to(data.train_inputs.device), batch_size):
+    for chosen in torch.split(order.to(data.train_targets.device), batch_size):
         if len(chosen) == batch_size or not drop_last:
             yield data.train_inputs[chosen], data.train_targets[chosen]
 
@@ -125,10 +134,10 @@ def _order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def predict(model: nn.Module, inputs: Tensor, batch_size: int) -> Tensor:
+def predict(model: nn.Module, inputs: Tensor | Samples, batch_size: int) -> Tensor:
     """The model's outputs for all inputs, in their order, in evaluation mode and without gradients."""
     with _evaluating(model), torch.no_grad():
-        return torch.cat([model(batch) for batch in torch.split(inputs, batch_size)])
+        return torch.cat([model(inputs[start : start + batch_size]) for start in range(0, len(inputs), batch_size)])
 
 
 def score(task: Task, outputs: Tensor, targets: Tensor) -> dict[str, float]:

@@ -18,14 +18,19 @@ from hwsim.budgets.limits import Verdict, verdicts
 from hwsim.budgets.machines import roles
 from hwsim.budgets.table import finite, merged
 from hwsim.budgets.twins import Twin
-from hwsim.errors import ConfigError, not_allowed
+from hwsim.config import content_hash
+from hwsim.errors import ConfigError, HwsimError, not_allowed
 from hwsim.models import Task, batches, initial_model
 
 from . import tasks
+from .disk import write_file
 from .files import StudyFile
 from .plan import expand
+from .report.sites import FILE, budgets_hash
 from .schema import TORCH_OPTIMIZERS, Study, TrainingRun
-from .store import write_file
+
+DEFAULT_SITES = 4
+"""Of how many datapaths at most a report has a step budget unless the study says of which."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +51,30 @@ class StudyBudget:
     verdicts: tuple[Verdict, ...]
 
 
-def study_budgets(file: StudyFile, names: Sequence[str] = (), *, causes: bool = True) -> list[StudyBudget]:
+def study_budgets(
+    file: StudyFile, names: Sequence[str] = (), *, causes: bool = True, seeds: int | None = None, groups: bool = True
+) -> list[StudyBudget]:
     """The budgets of a study's datapaths, each at the first point of the grid that has it, over the study's seeds.
 
     Args:
         file: a study of trainings.
         names: of datapaths; by default those of `report.budget`, else all that round.
         causes: whether each cast is split by cause.
+        seeds: how many of the study's seeds; by default all.
+        groups: whether roles, GEMMs and layers are measured together too.
 
     Raises:
         ConfigError: no study of trainings, or a datapath that it does not have or that rounds nowhere.
     """
     study = _training_study(file)
     found = []
+    known: dict[str, Trained] = {}
     for runs in _runs(file, names):
         budgets = []
-        for run in runs:
-            trained = trained_in_full(run, study.budget.batch_size)
+        for run in runs[:seeds]:
+            # What is trained without rounding is the same for every datapath.
+            key = content_hash({"task": run.task, "optimizer": run.optimizer, "seed": run.seed})
+            trained = known[key] = known.get(key) or trained_in_full(run, study.budget.batch_size)
             budgets.append(
                 budget(
                     trained.model,
@@ -74,11 +86,39 @@ def study_budgets(file: StudyFile, names: Sequence[str] = (), *, causes: bool = 
                     draws=study.budget.draws,
                     samples=study.budget.samples,
                     causes=causes,
+                    steps=study.budget.steps,
+                    groups=groups,
                 )
             )
         together = merged(budgets)
         found.append(StudyBudget(together, verdicts(together, study.budget.limit)))
     return found
+
+
+def keep_step_budgets(file: StudyFile, folder: Path, plan: str) -> None:
+    """Write the budgets that a study's report shows into its folder, unless those of the same study are there.
+
+    Args:
+        file: any study; of experiments, and where nothing rounds, nothing is written.
+        folder: of its results.
+        plan: the hash of its plan.
+
+    Raises:
+        ConfigError: the step cannot be taken apart.
+    """
+    if not isinstance(file.study, Study):
+        return
+    path, hash = folder / FILE, budgets_hash(plan, file.study.model_dump(mode="json"))
+    asked, rounding = file.study.report, _rounding(file)
+    names = [*(asked.budget or rounding)][:DEFAULT_SITES] if asked.sites is None else asked.sites
+    if not names or (path.is_file() and json.loads(path.read_text())["hash"] == hash):
+        return
+    try:
+        budgets = study_budgets(file, names, seeds=1, groups=False)
+    except HwsimError as error:
+        raise ConfigError(f"the budget of a training step: {error} (`report: {{sites: []}}` leaves it out)") from error
+    found = {"hash": hash, "budgets": [one.budget.as_dict() for one in budgets]}
+    write_file(path, json.dumps(finite(found), allow_nan=False))
 
 
 def allocation(file: StudyFile, name: str) -> Allocation:
@@ -164,8 +204,19 @@ def _training_study(file: StudyFile) -> Study:
 
 
 def _runs(file: StudyFile, names: Sequence[str]) -> list[list[TrainingRun]]:
-    """For each datapath, the runs of its first point, by seed."""
-    plan, study = expand(file), _training_study(file)
+    """For each datapath that is asked for, the runs of its first point, by seed."""
+    study, rounding = _training_study(file), _rounding(file)
+    if not rounding:
+        raise ConfigError(f"{file.document.name}: no datapath of this study rounds; allowed: one with casts or an accumulator")
+    for name in names:
+        if name not in rounding:
+            raise ConfigError(f"budget: {not_allowed('datapath', name, rounding)} (the datapaths of this study that round)")
+    return [rounding[name] for name in names or study.report.budget or rounding]
+
+
+def _rounding(file: StudyFile) -> dict[str, list[TrainingRun]]:
+    """For each datapath that rounds, the runs of its first point, by seed."""
+    plan = expand(file)
     first: dict[str, list[TrainingRun]] = {}
     settings: dict[str, object] = {}
     for place in plan.places:
@@ -176,8 +227,4 @@ def _runs(file: StudyFile, names: Sequence[str]) -> list[list[TrainingRun]]:
             and settings.setdefault(place.datapath, place.settings) == place.settings
         ):
             first.setdefault(place.datapath, []).append(run)
-    rounding = [name for name, runs in first.items() if roles(runs[0].datapath)]
-    for name in names:
-        if name not in rounding:
-            raise ConfigError(f"budget: {not_allowed('datapath', name, rounding)} (the datapaths of this study that round)")
-    return [first[name] for name in names or study.report.budget or rounding]
+    return {name: runs for name, runs in first.items() if roles(runs[0].datapath)}

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperGroup
 
 from hwsim.errors import ConfigError, HwsimError, not_allowed
-from hwsim.fields import format_record
 from hwsim.models import TaskError
 
-from . import budgeting, comparing, hardware, listing, pictures, proof
+from . import budgeting, circuits, comparing, hardware, looking, proof
+from .conditions import shortfalls
 from .editing import study_schema
-from .executors import Executor, executors
-from .files import StudyFile, check_file, load_study
+from .executors import Executor, Needs, executors
+from .files import check_file, load_study
+from .looking import AsJson, Trust, trusted
 from .plan import expand
+from .prediction import Prediction, predict_study
 from .progress import Events, Live, Progress, Quiet
 from .provenance import cores
-from .report import as_csv, as_json, as_latex, as_tables, load_report, write_page
-from .runner import Summary, run_study
+from .report import as_csv, as_json, as_latex, as_tables, load_report, write_files, write_page
+from .runner import Ask, Summary, run_study
+from .sinks import sinks as known_sinks
 from .store import StorageError, Store
 
 MAX_RUNS = 1000
@@ -64,10 +65,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(looking.commands)
 app.add_typer(hardware.commands)
 app.add_typer(proof.commands)
-Kind = Enum("Kind", {kind: kind for kind in listing.LISTED}, type=str)  # type: ignore[misc]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+app.add_typer(circuits.commands)
 
 
 @app.command()
@@ -77,32 +78,43 @@ def run(
     workers: Annotated[int | None, typer.Option(help="How many runs at a time; by default one a core.")] = None,
     output: Annotated[Path | None, typer.Option(help="The results folder; by default results/NAME.")] = None,
     as_events: Annotated[bool, typer.Option("--json", help="One line of JSON for each event.")] = False,
+    trust: Trust = None,
     yes: Annotated[bool, typer.Option("--yes", help=f"Allow more than {MAX_RUNS} runs.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be run.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Take over the folder of a changed study.")] = False,
+    sinks: Annotated[
+        list[str] | None, typer.Option("--log", help="Where metrics go too: tensorboard, mlflow, wandb, or a plug-in.")
+    ] = None,
 ) -> None:
     """Run what a study lacks, print the comparison and write the report."""
-    file = load_study(study)
+    file = load_study(study, trusted(trust))
     folder = output or Path("results") / file.study.name
-    chosen = _executor(executor, workers, file)
+    for name in sinks or ():
+        if name not in known_sinks():
+            raise ConfigError(not_allowed("--log", name, known_sinks()))
     plan = expand(file)
+    chosen = _executor(executor, workers, plan.needs)
     if len(plan.runs) > MAX_RUNS and not yes:
         raise ConfigError(f"{study}: got {len(plan.runs)} runs; allowed without --yes: {MAX_RUNS}")
     if dry_run:
-        done = len(plan.runs.keys() & Store(folder).finished())
-        typer.echo(f"{len(plan.runs)} runs, {done} of them finished in {folder}, {len(plan.runs) - done} to run")
+        _foretell(predict_study(plan, Store(folder)), folder, chosen.workers, as_events)
         return
-    summary = run_study(file, folder, chosen, _progress(as_events), update=update)
+    summary = run_study(file, folder, chosen, _progress(as_events), Ask(update, tuple(sinks or ())))
+    if not summary.failed:
+        budgeting.keep_step_budgets(file, folder, summary.plan.hash)
     _conclude(summary, as_events)
 
 
 @app.command()
-def check(files: Annotated[list[Path], typer.Argument(help="Study, datapath, unit or format files.")]) -> None:
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Study, datapath, unit or format files.")],
+    trust: Trust = None,
+) -> None:
     """Check files and run nothing."""
     errors = []
     for file in files:
         try:
-            typer.echo(f"{file}: {check_file(file)}")
+            typer.echo(f"{file}: {check_file(file, trusted(trust))}")
         except (HwsimError, TaskError) as error:
             errors.append(str(error))
     if errors:
@@ -116,63 +128,29 @@ def report(
     csv: Annotated[bool, typer.Option("--csv", help="One line a run, to stdout.")] = False,
     as_object: AsJson = False,
     latex: Annotated[bool, typer.Option("--latex", help="Tables for a paper, to stdout.")] = False,
+    volatile: Annotated[bool, typer.Option("--volatile", help="With --csv: times and hosts too.")] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Figures as SVG and PDF, tables as CSV, JSON, LaTeX and Parquet, into FOLDER/report.")
+    ] = False,
 ) -> None:
     """Write the report of stored results, or print its tables."""
-    chosen = [name for name, wanted in (("--html", html), ("--csv", csv), ("--json", as_object), ("--latex", latex)) if wanted]
+    given = (("--html", html), ("--csv", csv), ("--json", as_object), ("--latex", latex), ("--files", files))
+    chosen = [name for name, wanted in given if wanted]
     if len(chosen) > 1:
         raise ConfigError(f"got {' and '.join(chosen)}; allowed: one of them")
+    if volatile and not csv:
+        raise ConfigError("got --volatile; allowed: with --csv")
     found = load_report(folder)
-    for wanted, text in ((csv, as_csv), (as_object, as_json), (latex, as_latex)):
+    for wanted, text in ((csv, partial(as_csv, volatile=volatile)), (as_object, as_json), (latex, as_latex)):
         if wanted:
             typer.echo(text(found).rstrip("\n"))
             return
+    if files:
+        typer.echo(f"files: {write_files(found)}")
+        return
     for part in as_tables(found):
         out.print(part)
     typer.echo(f"report: {write_page(found)}")
-
-
-@app.command("list")
-def list_(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
-    pattern: Annotated[str, typer.Argument(help="A shell-like pattern of names.")] = "*",
-    as_rows: AsJson = False,
-) -> None:
-    """List what there is by name."""
-    rows = listing.rows(kind.value, pattern)
-    if as_rows:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    table = Table(*(rows[0] if rows else ["name"]))
-    for row in rows:
-        table.add_row(*(escape(f"{value:.6g}" if isinstance(value, float) else str(value)) for value in row.values()))
-    out.print(table)
-
-
-@app.command()
-def show(
-    name: Annotated[str, typer.Argument(help="Of a format, datapath, unit, study, task or experiment.")],
-    kind: Annotated[str | None, typer.Option(help="Which of these, where more than one has the name.")] = None,
-    as_object: AsJson = False,
-    svg: Annotated[Path | None, typer.Option(help="Draw a format into this file.")] = None,
-) -> None:
-    """Show the facts and a picture of a format, or a resolved datapath, unit, study, task or experiment."""
-    kind, found = listing.facts(name, kind)
-    if svg is not None:
-        if kind != "format":
-            raise ConfigError(f"--svg: got {name!r}, a {kind}; allowed: formats")
-        svg.write_text(pictures.as_svg(format_record(name)))
-    if as_object:
-        typer.echo(json.dumps({"kind": kind, "name": name, **{kind: found}}, indent=1))
-        return
-    values = found.pop("values", None) if kind == "format" else None
-    typer.echo(yaml.safe_dump({kind: {"name": name, **found}}, sort_keys=False, allow_unicode=True).rstrip())
-    if kind == "format":
-        typer.echo(pictures.as_text(format_record(name)))
-    if values:
-        table = Table("code", "value")
-        for code, value in values.items():
-            table.add_row(code, str(value))
-        out.print(table)
 
 
 @app.command()
@@ -186,9 +164,10 @@ def budget(
         Path | None,
         typer.Option("--allocate", help="Write the cheapest datapath within the study's limit on the loss to this file."),
     ] = None,
+    trust: Trust = None,
 ) -> None:
     """Split the error of a training step over sites, roles and causes, measured and predicted; exit code 1 if a limit breaks."""
-    file = load_study(study)
+    file = load_study(study, trusted(trust))
     if allocate is not None:
         found = budgeting.allocation(file, allocate.stem)
         budgeting.write_datapath(found, allocate)
@@ -232,9 +211,10 @@ def diff(
     study: Annotated[str, typer.Option(help="Whose task and optimizer, and whose own datapaths.")] = "quickstart",
     steps: Annotated[int, typer.Option(min=1, help="Training steps at most; an epoch ends them.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order of data and stochastic rounding.")] = 0,
+    trust: Trust = None,
 ) -> None:
     """Run two datapaths in lock step to the first number that differs, and show its dot product bit by bit."""
-    typer.echo(comparing.diff((a, b), load_study(study), steps, seed))
+    typer.echo(comparing.diff((a, b), load_study(study, trusted(trust)), steps, seed))
 
 
 @app.command()
@@ -243,15 +223,28 @@ def schema() -> None:
     typer.echo(json.dumps(study_schema(), indent=1))
 
 
-def _executor(name: str, workers: int | None, file: StudyFile) -> Executor:
+def _foretell(found: Prediction, folder: Path, workers: int, as_object: bool) -> None:
+    if as_object:
+        typer.echo(json.dumps({"event": "prediction", **asdict(found), "workers": workers}))
+        return
+    left = found.runs - found.done
+    typer.echo(f"{found.runs} runs, {found.done} of them finished in {folder}, {left} to run")
+    if left and found.seconds is not None:
+        typer.echo(f"predicted: {found.seconds:.3g} s of work, {found.seconds / min(workers, left):.3g} s on {workers} workers")
+    if left and found.memory_gib is not None:
+        typer.echo(f"predicted: {found.memory_gib:.2f} GiB for each worker")
+    if left:
+        typer.echo(f"found from {found.basis}" if found.basis else "nothing is known of the time until a run has finished")
+
+
+def _executor(name: str, workers: int | None, needs: Needs) -> Executor:
     if name not in executors():
         raise ConfigError(not_allowed("--executor", name, executors()))
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers: got {workers}; allowed: a whole number from 1 on")
-    chosen = executors()[name](workers)
-    threads = file.study.threads
-    if chosen.workers * threads > cores():
-        typer.echo(f"warning: {chosen.workers} workers of {threads} threads on {cores()} cores", err=True)
+    chosen = executors()[name](workers, needs)
+    if name == "local" and chosen.workers * needs.cpus > cores():
+        typer.echo(f"warning: {chosen.workers} workers of {needs.cpus} threads on {cores()} cores", err=True)
     return chosen
 
 
@@ -263,10 +256,12 @@ def _progress(as_events: bool) -> Progress:
 
 def _conclude(summary: Summary, as_events: bool) -> None:
     if not as_events:
-        done = len(summary.finished) - len(summary.failed)
-        news = f"{done} runs done" if summary.finished else "nothing is missing"
+        news = f"{summary.done} runs done" if summary.finished else "nothing is missing"
         typer.echo(f"{summary.plan.study.name}: {news}, {summary.already} were finished before")
-    if summary.already or len(summary.finished) > len(summary.failed):
+    for run in summary.elsewhere if not as_events else ():
+        if run.error:
+            typer.echo(f"{run.id}: {run.error} is at it")
+    if Store(summary.folder).finished():
         found = load_report(summary.folder)
         page = write_page(found)
         if as_events:
@@ -277,6 +272,9 @@ def _conclude(summary: Summary, as_events: bool) -> None:
             typer.echo(f"report: {page}")
     if summary.failed:
         raise _exit(f"{len(summary.failed)} runs failed; the same command tries them again", FAILURE)
+    lacking = shortfalls(Store(summary.folder), Store(summary.folder).index())
+    if lacking:
+        raise _exit("\n".join(map(str, lacking)), FAILURE)
 
 
 def main() -> None:

@@ -27,14 +27,15 @@ FILE_KINDS = ("study", "datapath", "mac", "formats")
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A study with the file that says it."""
+    """A study with the file that says it, and the modules whose functions it may name."""
 
     study: AnyStudy
     document: Document
     catalogue: Catalogue
+    trust: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, document: Document) -> StudyFile:
+    def of(cls, document: Document, trust: tuple[str, ...] = ()) -> StudyFile:
         """The study of a document, with the formats, units and datapaths it declares.
 
         Raises:
@@ -48,7 +49,7 @@ class StudyFile:
         check_declarations(document, catalogue)
         given = document.data.get("study")
         kind: Any = ExperimentStudy if isinstance(given, Mapping) and "experiment" in given else Study
-        return cls(validate(document, kind, ("study",), catalogue), document, catalogue)
+        return cls(validate(document, kind, ("study",), catalogue), document, catalogue, trust)
 
 
 def find_study(given: str) -> FilePath:
@@ -65,16 +66,16 @@ def find_study(given: str) -> FilePath:
     return shipped[given]
 
 
-def load_study(given: str | FilePath) -> StudyFile:
-    """The study in a file, or a shipped one by name.
+def load_study(given: str | FilePath, trust: tuple[str, ...] = ()) -> StudyFile:
+    """The study in a file, or a shipped one by name; functions that it names are imported from modules of `trust` only.
 
     Raises:
         ConfigError: as for `StudyFile.of`, or a file that cannot be read.
     """
-    return StudyFile.of(load(find_study(str(given))))
+    return StudyFile.of(load(find_study(str(given))), trust)
 
 
-def check_file(path: FilePath) -> str:
+def check_file(path: FilePath, trust: tuple[str, ...] = ()) -> str:
     """Check a study, a datapath, a unit or a list of formats, and say what it is.
 
     Raises:
@@ -88,7 +89,7 @@ def check_file(path: FilePath) -> str:
     if kind == "study":
         from .plan import expand
 
-        plan = expand(StudyFile.of(document))
+        plan = expand(StudyFile.of(document, trust))
         return f"a study of {len(plan.runs)} runs"
     catalogue = Catalogue.of(document)
     check_declarations(document, catalogue)

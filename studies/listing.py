@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import hwsim
@@ -19,6 +20,7 @@ from .executors import executors
 from .experiments import experiments
 from .files import load_study
 from .plan import expand
+from .results import run_rows
 from .schema import ExperimentRun
 
 Listed = Literal["formats", "datapaths", "studies", "macs", "tasks", "experiments", "backends", "executors"]
@@ -30,6 +32,17 @@ def rows(kind: Listed, pattern: str = "*") -> list[dict[str, Any]]:
     """One row for each thing of a kind whose name the shell-like pattern matches."""
     names, describe = _KINDS[kind]
     return [{"name": name, **describe(name)} for name in matching(list(names()), pattern)]
+
+
+def stored_runs(folder: str | None, where: str) -> list[dict[str, Any]]:
+    """The runs of the study in a folder, or of every study in `results`, that a condition holds for; see `run_rows`.
+
+    Raises:
+        StudyError: as for `run_rows`.
+    """
+    if folder is not None:
+        return run_rows(Path(folder), where)
+    return [row for index in sorted(Path("results").glob("*/study.json")) for row in run_rows(index.parent, where)]
 
 
 def facts(name: str, kind: str | None = None) -> tuple[str, dict[str, Any]]:

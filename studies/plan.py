@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
+
+import torch
 
 from hwsim.budgets.machines import alone, roles, twin, without
 from hwsim.config import content_hash, validate
 from hwsim.config.record import Record
+from hwsim.config.wording import Path
 from hwsim.config.wording import given as words
 from hwsim.datapaths import Datapath, datapath
 from hwsim.errors import ConfigError, not_allowed
 from hwsim.layering import GEMMS
-from hwsim.models import TaskError
+from hwsim.models import TaskError, initial_model
 
 from . import tasks
-from .experiments import experiment_setting
+from .experiments import experiment_setting, experiments
 from .files import StudyFile, with_place
 from .grid import Point, applied, label, points
-from .schema import AnyStudy, ExperimentRun, ExperimentStudy, ReportChoice, Run, Setting, Study, TaskChoice, TrainingRun
+from .needs import Needs
+from .schema import (
+    AnyStudy,
+    CheckpointChoice,
+    ExperimentRun,
+    ExperimentStudy,
+    ReportChoice,
+    Run,
+    Setting,
+    Study,
+    TaskChoice,
+    TrainingRun,
+)
+from .trust import check_trust
 
 LOSSES = ("test_loss", "train_loss")
 
@@ -45,11 +62,27 @@ class Place:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every run of a study once, by id, and the places that they take."""
+    """Every run of a study once, by id, the places that they take, and the machines of its grid."""
 
     study: AnyStudy
     runs: Mapping[str, Run]
     places: tuple[Place, ...]
+    machines: Mapping[str, Datapath] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> CheckpointChoice:
+        """How often its trainings say how far they have come."""
+        return self.study.checkpoint if isinstance(self.study, Study) else CheckpointChoice()
+
+    @property
+    def needs(self) -> Needs:
+        """What the largest of its runs takes."""
+        asked = self.study.resources
+        processes = [run.processes if isinstance(run, TrainingRun) else 1 for run in self.runs.values()]
+        threads = [run.threads * of for run, of in zip(self.runs.values(), processes, strict=True)]
+        gpus = [run.processes for run in self.runs.values() if isinstance(run, TrainingRun) and run.device == "cuda"]
+        most = max(gpus, default=0) if asked.gpus is None else asked.gpus
+        return Needs(asked.cpus or max(threads), most, asked.seconds, asked.memory_gib)
 
     @property
     def hash(self) -> str:
@@ -81,7 +114,7 @@ def expand(file: StudyFile) -> Plan:
         for place, run in part.runs(study.seeds):
             runs.setdefault(run.id, run)
             places.append(place)
-    return Plan(study, runs, tuple(places))
+    return Plan(study, runs, tuple(places), {one.label: one.machine for one in grid if isinstance(one, _Training)})
 
 
 class _Resolved(Protocol):
@@ -125,6 +158,9 @@ def _experiments(file: StudyFile, study: ExperimentStudy) -> list[_Resolved]:
     for point in points(study, document):
         given = applied(base, point, list(point.values), document)
         setting = validate(given, experiment_setting(), ("study",), file.catalogue)
+        check = experiments()[setting.experiment.name].check
+        if check is not None:
+            with_place(document, ("study", "experiment"), partial(check, setting.experiment))
         found.append(_Experiment(point, setting.experiment, setting.threads))
     return found
 
@@ -145,12 +181,20 @@ class _Training:
     machine: Datapath
     name: str
     report: ReportChoice
+    passing: bool = False
     part: str = ""
+
+    @property
+    def label(self) -> str:
+        """The machine's name, with the axes that change a part of it."""
+        parts = [f"{axis.name} {label(self.point.values[axis.name])}" for axis in self.point.axes if axis.keys[0] == "datapath"]
+        return ", ".join([self.name, *(part for part in parts if not part.startswith("datapath "))])
 
     def runs(self, seeds: tuple[int, ...]) -> Iterator[tuple[Place, Run]]:
         """One run for each seed."""
         others = {axis: label(value) for axis, value in self.point.values.items() if axis != "datapath"}
         common = {key: getattr(self.setting, key) for key in Setting.model_fields}
+        common["unknown_ops"] = "pass" if self.passing else None
         for seed in seeds:
             run = TrainingRun(**common, datapath=self.machine, seed=seed)
             yield Place(run.id, self.name, seed, others, self.part), run
@@ -172,7 +216,7 @@ class _Builder:
     """Turns points into records, each distinct datapath and task once."""
 
     def __init__(self, file: StudyFile, study: Study) -> None:
-        self.study, self.document, self.catalogue = study, file.document, file.catalogue
+        self.study, self.document, self.catalogue, self.trust = study, file.document, file.catalogue, file.trust
         self.base = {key: file.document.data["study"][key] for key in Setting.model_fields if key in file.document.data["study"]}
         self.machines: dict[str, Datapath] = {}
         self.tasks: dict[str, TaskChoice] = {}
@@ -188,16 +232,41 @@ class _Builder:
         setting = validate(given, Setting, ("study",), self.catalogue)
         machine = self._machine(point)
         complete = setting.model_copy(update={"task": self._task(setting.task, point)})
-        return _Training(point, complete, machine, machine.name, self.study.report)
+        self._check_fit(complete, machine, point)
+        passing = self.study.coverage is not None and self.study.coverage.unknown_ops == "pass"
+        return _Training(point, complete, machine, machine.name, self.study.report, passing)
+
+    def _check_fit(self, setting: Setting, machine: Datapath, point: Point) -> None:
+        """Refuse overrides that match no layer, more processes than samples, and a device that is not there."""
+        if setting.device == "cuda" and not torch.cuda.is_available():
+            message = "got 'cuda', which torch does not find here; allowed: cpu"
+            raise ConfigError(self.document.problem(point.place(("study", "device")), message))
+        if setting.processes > 1:
+            last = len(tasks.data(setting.task).train_inputs) % setting.task.batch_size or setting.task.batch_size
+            if last < setting.processes:
+                message = f"got {setting.processes}; allowed: at most the {last} samples of the smallest batch of an epoch"
+                raise ConfigError(self.document.problem(point.place(("study", "processes")), message))
+        if machine.overrides:
+            layers = [path for path, _ in initial_model(tasks.build(setting.task), 0).named_modules() if path]
+            name = self._declared_at(point)
+            with_place(self.document, name, lambda: machine.check_layers(layers))
+
+    def _declared_at(self, point: Point) -> Path:
+        """Where the file has a point's machine: its declaration, or what the study says."""
+        given = point.values.get("datapath", self.study.datapath)
+        own = isinstance(given, str) and given in self.catalogue.own("datapaths")
+        return ("datapaths", given) if own else point.place(("study", "datapath"))
 
     def _task(self, choice: TaskChoice, point: Point) -> TaskChoice:
         key = content_hash(choice)
         if key not in self.tasks:
             try:
+                check_trust(choice.options, self.trust)
                 self.tasks[key] = tasks.completed(choice)
             except TaskError as error:
                 field = tuple(error.field.split(".")) if error.field else ()
-                raise ConfigError(self.document.problem(point.place(("study", "task", *field)), str(error))) from error
+                message = str(error).removeprefix(f"{error.field}: ")
+                raise ConfigError(self.document.problem(point.place(("study", "task", *field)), message)) from error
         return self.tasks[key]
 
     def _machine(self, point: Point) -> Datapath:
@@ -226,7 +295,9 @@ class _Builder:
         """Refuse names that stand for two machines, and questions about what the study does not have."""
         names = {resolved.name for resolved in grid}
         asked = [(("study", "baseline"), self.study.baseline)] if self.study.baseline else []
-        asked += [(("study", "report", "budget", i), name) for i, name in enumerate(self.study.report.budget)]  # type: ignore[misc]
+        for key in ("budget", "sites"):
+            given = getattr(self.study.report, key) or ()
+            asked += [(("study", "report", key, i), name) for i, name in enumerate(given)]  # type: ignore[misc]
         for place, name in asked:
             if name not in names:
                 message = not_allowed("", name, names).removeprefix(": ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -37,7 +38,7 @@ class Live:
         columns = [SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn()]
         with Bar(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console) as bar:
             task = bar.add_task(_words(workers, 0, 0), total=total, completed=already)
-            counts = {"done": already, "diverged": 0, "failed": 0}
+            counts = {"done": already, "diverged": 0, "failed": 0, "elsewhere": 0}
 
             def tell(result: Finished) -> None:
                 counts[result.status] += 1
@@ -58,13 +59,17 @@ class Events:
     @contextmanager
     def of(self, total: int, already: int, workers: int) -> Iterator[Tell]:
         """See `Progress.of`."""
-        counts = {"done": 0, "diverged": 0, "failed": 0}
+        counts = {"done": 0, "diverged": 0, "failed": 0, "elsewhere": 0}
+        started = time.monotonic()
         self._event(event="start", total=total, already=already, workers=workers)
 
         def tell(result: Finished) -> None:
             counts[result.status] += 1
-            left = total - already - sum(counts.values())
-            event = {"event": "run", "id": result.id, "status": result.status, "seconds": round(result.seconds, 3), "left": left}
+            ended = sum(counts.values())
+            left = total - already - ended
+            event = {"event": "run", "id": result.id, "status": result.status, "seconds": round(result.seconds, 3)}
+            event |= {**counts, "running": min(workers, left), "left": left}
+            event["seconds_left"] = round((time.monotonic() - started) / ended * left, 1)
             self._event(**event, **({"error": result.error} if result.error else {}))
 
         yield tell

@@ -12,6 +12,7 @@ from hwsim.conformance import checks, perform
 from hwsim.conformance.page import write
 
 from . import bench as benchmarks
+from . import references
 from .bench.measurement import keep_freed_memory
 
 commands = typer.Typer()
@@ -52,3 +53,17 @@ def bench(
         typer.echo(json.dumps(found.as_dict(), indent=1))
     else:
         typer.echo(found.as_text())
+
+
+@commands.command()
+def results(
+    names: Annotated[list[str] | None, typer.Argument(help="Shipped studies; by default all.")] = None,
+    output: Annotated[Path, typer.Option(help="The folder of the pages.")] = Path("docs/results"),
+    runs: Annotated[
+        Path, typer.Option(help="The folder of the results folders; what is finished there is not run again.")
+    ] = Path("results"),
+    workers: Annotated[int | None, typer.Option(help="How many runs at a time; by default one a core.", min=1)] = None,
+) -> None:
+    """Run the shipped studies and write the page of each one's question and answer."""
+    for name in references.chosen(names or ()):
+        typer.echo(f"page: {references.regenerate(name, runs, output, workers, lambda text: typer.echo(text, err=True))}")

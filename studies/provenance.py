@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,34 +17,21 @@ import torch
 PACKAGES = ("hwsim", "torch", "torchvision", "numpy", "numba", "scikit-learn", "pyarrow", "qtorch")
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Where and with what a study is run.
+def origin() -> dict[str, Any]:
+    """Who asks for runs: the command line of this process, and the commit of its working directory.
 
-    Args:
-        versions: of Python and the packages that take part.
-        hardware: the processor, its vector instructions as torch sees them, and its cores.
-        git_commit: of the working directory, with `-dirty` where it has changes; None outside a repository.
-        command: the command line.
-        host: the machine's name.
+    The commit has `-dirty` where there are changes, and is None outside a repository.
     """
-
-    versions: dict[str, str]
-    hardware: dict[str, Any]
-    git_commit: str | None
-    command: str
-    host: str
-
-    @classmethod
-    def here(cls) -> Provenance:
-        """That of this process."""
-        return cls(versions(), hardware(), git_commit(), shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), platform.node())
-
-    def as_dict(self) -> dict[str, Any]:
-        """As data for JSON."""
-        return asdict(self)
+    return {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "git_commit": git_commit()}
 
 
+@cache
+def surroundings() -> dict[str, Any]:
+    """Where and with what this process performs runs: versions of Python and packages, hardware, the machine's name."""
+    return {"versions": versions(), "hardware": hardware(), "host": platform.node()}
+
+
+@cache
 def versions() -> dict[str, str]:
     """Names to versions, of what is installed."""
     found = {"python": platform.python_version()}

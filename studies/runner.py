@@ -11,9 +11,26 @@ from .executors import Executor
 from .files import StudyFile
 from .plan import Plan, expand
 from .progress import Progress
-from .provenance import Provenance
-from .store import StorageError, Store
+from .provenance import origin, versions
+from .store import Store
+from .terms import Terms
 from .worker import Finished, perform
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a call asks for beside the study.
+
+    Args:
+        update: take over the folder of a changed study.
+        sinks: where metrics go beside the results.
+    """
+
+    update: bool = False
+    sinks: tuple[str, ...] = ()
+
+
+ASK = Ask()
 
 
 @dataclass(frozen=True)
@@ -37,29 +54,36 @@ class Summary:
         """The runs that have no result."""
         return tuple(run for run in self.finished if run.status == "failed")
 
+    @property
+    def elsewhere(self) -> tuple[Finished, ...]:
+        """The runs that another process performs, or performed in the meantime."""
+        return tuple(run for run in self.finished if run.status == "elsewhere")
 
-def run_study(file: StudyFile, folder: Path, executor: Executor, progress: Progress, *, update: bool = False) -> Summary:
-    """Perform the runs of a study that have no result in its folder.
+    @property
+    def done(self) -> int:
+        """How many runs this call has given a result."""
+        return len(self.finished) - len(self.failed) - len(self.elsewhere)
+
+
+def run_study(file: StudyFile, folder: Path, executor: Executor, progress: Progress, ask: Ask = ASK) -> Summary:
+    """Perform the runs of a study that have no result in its folder and that no other process performs.
 
     Raises:
         ConfigError: the study cannot be run as it is; nothing has been written.
         StudyError: the folder is another study's.
-        StorageError: it is in use, or cannot be written to.
+        StorageError: it cannot be written to.
     """
-    plan, store, provenance = expand(file), Store(folder), Provenance.here()
-    with store.locked():
-        try:
-            store.claim(plan, file.document.text, provenance.versions["hwsim"], update=update)
-        except OSError as error:
-            raise StorageError(f"{folder}: cannot be written to: {error.strerror}") from error
-        finished = store.finished()
-        missing = [run for id, run in plan.runs.items() if id not in finished]
-        work = partial(perform, folder=folder.resolve(), provenance=provenance.as_dict())
-        results: list[Finished] = []
-        with progress.of(len(plan.runs), len(plan.runs) - len(missing), min(executor.workers, len(missing))) as tell:
-            if missing:
-                with closing(executor.map(work, missing)) as ended:
-                    for result in ended:
-                        results.append(result)
-                        tell(result)
+    plan, store = expand(file), Store(folder)
+    store.open(plan, file.document.text, versions()["hwsim"], update=ask.update)
+    finished = store.finished()
+    missing = [run for id, run in plan.runs.items() if id not in finished]
+    terms = Terms(plan.checkpoint, plan.study.resources, ask.sinks, origin())
+    work = partial(perform, folder=folder.resolve(), terms=terms)
+    results: list[Finished] = []
+    with progress.of(len(plan.runs), len(plan.runs) - len(missing), min(executor.workers, len(missing))) as tell:
+        if missing:
+            with closing(executor.map(work, missing)) as ended:
+                for result in ended:
+                    results.append(result)
+                    tell(result)
     return Summary(plan, folder, len(plan.runs) - len(missing), tuple(results))

@@ -15,17 +15,20 @@ from hwsim.casts import CastField
 from hwsim.config import content_hash
 from hwsim.config.record import Record
 from hwsim.datapaths import Datapath
+from hwsim.fields import FormatField
 
 from .weights import QuantizerChoice
 
 MAX_SEED = 2**63
 ID_DIGITS = 12
+LATER: dict[str, Any] = {"quantizer": None, "processes": 1, "device": "cpu", "unknown_ops": None}
 LABELS = ("name", "description", "source")
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Device = Literal["cpu", "cuda"]
 Axes = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
 
 
@@ -105,6 +108,63 @@ class Setting(Record):
     optimizer: OptimizerChoice
     quantizer: QuantizerChoice | None = None
     threads: Count = 1
+    processes: Count = 1
+    device: Device = "cpu"
+
+
+class CheckpointChoice(Record):
+    """How often a training says how far it has come; at the end of each epoch unless said.
+
+    Args:
+        epochs: at the end of every so many of them.
+        steps: after every so many of them.
+    """
+
+    epochs: Count | None = None
+    steps: Count | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> CheckpointChoice:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("got epochs and steps; allowed: one of them")
+        return self
+
+
+class Resources(Record):
+    """What a run takes; none of it changes a result.
+
+    Args:
+        cpus: cores; by default the run's threads, for each of its processes.
+        gpus: by default one for each process of a run on `cuda`.
+        seconds: after which a try of a run has failed.
+        memory_gib: of the process that performs it, above which it has failed.
+    """
+
+    cpus: Count | None = None
+    gpus: Annotated[int, Field(ge=0)] | None = None
+    seconds: Positive | None = None
+    memory_gib: Positive | None = None
+
+
+class Published(Record):
+    """What others measured, to be shown beside the study's own numbers.
+
+    Args:
+        title: what the numbers are. source: where they are from, and what was trained how.
+        header: of the columns. rows: as many texts a row.
+    """
+
+    title: str
+    source: str
+    header: Annotated[tuple[str, ...], Field(min_length=1)]
+    rows: Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Published:
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.header):
+                raise ValueError(f"rows[{number}]: got {len(row)} texts; allowed: {len(self.header)}, one a column")
+        return self
 
 
 class ReportChoice(Record):
@@ -112,13 +172,18 @@ class ReportChoice(Record):
 
     Args:
         metric: what the headline and the differences are about; by default the task's first metric, else the test loss.
+        published: tables of what others measured, with their sources.
         budget: datapaths whose error is split over operand roles, by further runs.
         budget_epochs: a shorter training for those runs; by default the task's epochs.
+        sites: datapaths whose error in one training step is split over sites, roles and causes, as `hwsim budget` does, for the
+            first seed; by default those of `budget`, else those that round, four at most.
     """
 
     metric: str | None = None
+    published: tuple[Published, ...] = ()
     budget: tuple[str, ...] = ()
     budget_epochs: Count | None = None
+    sites: tuple[str, ...] | None = None
 
 
 class BudgetChoice(Record):
@@ -129,6 +194,7 @@ class BudgetChoice(Record):
         batch_size: samples; by default the task's.
         draws: how often each seed's stochastic roundings are drawn.
         samples: label draws behind the curvature of the prediction.
+        steps: optimizer steps on the batch, after which its loss and the weights are compared.
         candidates: formats that `--allocate` chooses from, cheapest first.
     """
 
@@ -136,7 +202,22 @@ class BudgetChoice(Record):
     batch_size: Count | None = None
     draws: Count = 4
     samples: Count = 8
-    candidates: Annotated[tuple[str, ...], Field(min_length=2)] = CANDIDATES
+    steps: Count = 1
+    candidates: Annotated[tuple[FormatField, ...], Field(min_length=2)] = CANDIDATES
+
+
+class CoverageChoice(Record):
+    """How much of every run has to be emulated.
+
+    Args:
+        fail_under: the least share of operations, and of FLOPs, that runs as the datapath declares; a study with a run below has
+            failed.
+        unknown_ops: what an operation that the emulator does not know becomes: an `error` that ends the run, or it may `pass`
+            in native precision, which counts against the share.
+    """
+
+    fail_under: Annotated[float, Field(ge=0, le=1)] = 1.0
+    unknown_ops: Literal["error", "pass"] = "error"
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -159,6 +240,7 @@ class StudyBase(Record):
         zip: axes of equal length that go in step with one another.
         exclude: points that are not run: mappings from axes to one value or to a list of them.
         seeds: every point is run with each.
+        resources: what a run takes.
     """
 
     whole_axes: ClassVar[tuple[str, ...]]
@@ -174,6 +256,7 @@ class StudyBase(Record):
     zip: Axes = Field(default_factory=dict)
     exclude: tuple[dict[str, Any], ...] = ()
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_distinct)] = (0, 1, 2)
+    resources: Resources = Resources()
 
 
 class Study(StudyBase):
@@ -182,13 +265,17 @@ class Study(StudyBase):
     Args:
         task, optimizer, quantizer: the base run; checked together with the axes' values.
         datapath: the base run's machine, a name or a mapping, where no axis says otherwise.
+        processes: that share each batch of a run, on gloo (nccl on GPUs).
+        device: where runs train.
+        checkpoint: how often a run says how far it has come.
         baseline: the datapath that differences are taken to.
         seeds: of weights, data order and stochastic rounding.
         report: what to ask of the results.
         budget: what `hwsim budget` asks of one step.
+        coverage: how much of every run has to be emulated; without it, all operations have to be known.
     """
 
-    whole_axes = ("datapath", "threads", "quantizer")
+    whole_axes = ("datapath", "threads", "processes", "quantizer")
     parts = ("task", "optimizer", "quantizer", "datapath")
     example_axes = "optimizer.lr, task.batch_size, datapath.vector"
 
@@ -196,9 +283,13 @@ class Study(StudyBase):
     optimizer: dict[str, Any]
     quantizer: dict[str, Any] | None = None
     datapath: str | dict[str, Any] = "fp32"
+    processes: int = 1
+    device: str = "cpu"
+    checkpoint: CheckpointChoice = CheckpointChoice()
     baseline: str | None = None
     report: ReportChoice = ReportChoice()
     budget: BudgetChoice = BudgetChoice()
+    coverage: CoverageChoice | None = None
 
 
 class ExperimentStudy(StudyBase):
@@ -228,13 +319,17 @@ class TrainingRun(Record):
     datapath: Datapath
     seed: Seed
     threads: Count = 1
+    processes: Count = 1
+    device: Device = "cpu"
+    unknown_ops: Literal["pass"] | None = None
 
     @cached_property
     def hash(self) -> str:
         """SHA-256 of the canonical configuration."""
-        # What is not there has no part in the hash, so that an option that is added later leaves old runs their ids.
-        own = {key: getattr(self, key) for key in ("task", "optimizer", "quantizer", "seed", "threads")}
-        said = {key: value for key, value in own.items() if value is not None}
+        # What is as it always was has no part in the hash, so that an option that is added later leaves old runs their ids.
+        names = ("task", "optimizer", "quantizer", "seed", "threads", "processes", "device", "unknown_ops")
+        own = {key: getattr(self, key) for key in names}
+        said = {key: value for key, value in own.items() if value != LATER.get(key)}
         return content_hash({**said, "datapath": machine(self.datapath)})
 
     @property

@@ -2,23 +2,26 @@
 
 Files::
 
-    study.json                    the study, its plan, and the version of hwsim
+    study.json                    the study, its plan, its machines, and the version of hwsim
     runs/<id>/run.json            configuration, hash, status, where and with what it ran
     runs/<id>/metrics.parquet     one row an epoch, or the rows of an experiment
     runs/<id>/audit.parquet       one row for each operation that ran in a training
+    runs/<id>/native.parquet      one row for each that left tensors in the model's own precision
     failures/<id>.json            why a run has no result; gone when it has one
+    logs/<id>.log                 what was printed while it ran
+    checkpoints/<id>.pt           how far a run has come; gone when it has a result
+    claims/<id>                   there while a process performs the run
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +30,16 @@ import pyarrow.parquet as pq
 
 from hwsim.errors import StudyError
 
+from .claims import Claimed, claim, is_claimed
+from .disk import write_file, write_folder
 from .plan import Plan
+from .schema import machine
 
-LAYOUT = 1
+LAYOUT = 2
 
 
 class StorageError(StudyError):
-    """A results folder cannot be written to, or is in use."""
+    """A results folder cannot be written to."""
 
 
 class Store:
@@ -56,9 +62,21 @@ class Store:
         """Where it is said why runs have no result."""
         return self.folder / "failures"
 
+    def log(self, id: str) -> Path:
+        """Where it is said what a run printed."""
+        return self.folder / "logs" / f"{id}.log"
+
+    def checkpoint(self, id: str) -> Path:
+        """How far a run has come."""
+        return self.folder / "checkpoints" / f"{id}.pt"
+
     def finished(self) -> set[str]:
         """The ids of the runs that have a result."""
         return {path.parent.name for path in self.runs.glob("[!.]*/run.json")}
+
+    def has(self, id: str) -> bool:
+        """Whether a run has a result."""
+        return (self.runs / id / "run.json").exists()
 
     def record(self, id: str) -> dict[str, Any]:
         """What a run's `run.json` says."""
@@ -68,6 +86,10 @@ class Store:
     def failed(self) -> dict[str, dict[str, Any]]:
         """Why runs have no result, by id."""
         return {path.stem: json.loads(path.read_text()) for path in sorted(self.failures.glob("[!.]*.json"))}
+
+    def running(self) -> set[str]:
+        """The ids of the runs that a process performs now."""
+        return {path.name for path in (self.folder / "claims").glob("*") if is_claimed(path)}
 
     def index(self) -> dict[str, Any]:
         """What `study.json` says.
@@ -81,8 +103,8 @@ class Store:
         index: dict[str, Any] = json.loads(path.read_text())
         return index
 
-    def claim(self, plan: Plan, text: str, version: str, *, update: bool = False) -> None:
-        """Make the folder this plan's: write `study.json` unless it is there already.
+    def open(self, plan: Plan, text: str, version: str, *, update: bool = False) -> None:
+        """Make the folder this plan's: write `study.json`, and clear what killed processes left half-written.
 
         Args:
             text: the study file.
@@ -91,90 +113,91 @@ class Store:
 
         Raises:
             StudyError: the folder is another study's, or another version's; the differences are listed.
+            StorageError: it cannot be written to.
         """
         new = {
             "layout": LAYOUT,
             "hwsim": version,
             "hash": plan.hash,
             "study": plan.study.model_dump(mode="json"),
+            "machines": {name: machine(datapath) for name, datapath in plan.machines.items()},
             "file": text,
             "places": [asdict(place) for place in plan.places],
         }
-        if (self.folder / "study.json").exists() and not update:
-            old = self.index()
-            keys = ("layout", "hwsim", "hash")
-            if any(old.get(key) != new[key] for key in keys):
-                raise StudyError(self._taken(old, new))
-        write_file(self.folder / "study.json", json.dumps(new, indent=1))
+        try:
+            with self._alone():
+                if (self.folder / "study.json").exists() and not update:
+                    old = self.index()
+                    if any(old.get(key) != new[key] for key in ("layout", "hwsim", "hash")):
+                        raise StudyError(self._taken(old, new))
+                write_file(self.folder / "study.json", json.dumps(new, indent=1))
+                self._sweep()
+        except OSError as error:
+            raise StorageError(f"{self.folder}: cannot be written to: {error.strerror}") from error
+
+    @contextmanager
+    def claimed(self, id: str) -> Iterator[None]:
+        """Keep other processes from performing a run at the same time.
+
+        Raises:
+            Claimed: one does.
+        """
+        with claim(self.folder / "claims" / id):
+            yield
 
     def save(self, id: str, record: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
-        """Store a run's result as a whole: a folder under another name, renamed when all of it is on the disk.
+        """Store a run's result as a whole; where somebody else has stored it, the same configuration has the same result.
 
         Args:
             id: of the run.
             record: `run.json`.
             tables: parquet files by name.
+
+        Raises:
+            OSError: it cannot be stored; nothing of it is.
         """
-        self.runs.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{id}.", dir=self.runs))
-        try:
-            for name, table in tables.items():
-                pq.write_table(table, temporary / f"{name}.parquet")
-            (temporary / "run.json").write_text(json.dumps(record, indent=1))
-            for path in temporary.iterdir():
-                _sync(path)
-            temporary.chmod(0o755)
-            _sync(temporary)
-            try:
-                os.rename(temporary, self.runs / id)
-            except OSError:
-                # Somebody else has stored the same run: the same configuration has the same result.
-                if not (self.runs / id / "run.json").exists():
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        _sync(self.runs)
+        write_folder(self.runs / id, partial(_write_result, record=record, tables=tables))
         (self.failures / f"{id}.json").unlink(missing_ok=True)
+        self.checkpoint(id).unlink(missing_ok=True)
 
     def save_failure(self, id: str, record: Mapping[str, Any]) -> None:
         """Store why a run has no result."""
         write_file(self.failures / f"{id}.json", json.dumps(record, indent=1))
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from running the same study at the same time.
-
-        Raises:
-            StorageError: another one does, or the folder cannot be written to.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("a+")
-        except OSError as error:
-            raise StorageError(f"{self.folder}: cannot be written to: {error.strerror}") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                message = f"{self.folder}: another process is running this study; wait for it, or give another --output"
-                raise StorageError(message) from None
-            self._sweep()
+    def _alone(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _sweep(self) -> None:
-        """Remove what was left half-written by a killed process."""
-        for path in self.runs.glob(".*"):
-            shutil.rmtree(path, ignore_errors=True)
+        """Remove what was left half-written, unless a living process is at it."""
+        for folder in (self.runs, self.failures, self.folder / "checkpoints"):
+            for path in folder.glob(".*"):
+                try:
+                    with self.claimed(path.name.split(".")[1]):
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                except Claimed:
+                    continue
+        for path in (self.folder / "claims").glob("*"):
+            if not is_claimed(path):
+                path.unlink(missing_ok=True)
 
     def _taken(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-        lines = [line for key in ("layout", "hwsim", "study") for line in differences(old.get(key), new[key], key)]
-        if not lines:
-            lines = ["what its formats, units or datapaths are"]
-        text = "\n".join(f"  {line}" for line in lines)
+        keys = ("layout", "hwsim", "study", "machines")
+        lines = [line for key in keys for line in differences(old.get(key), new[key], key)]
+        text = "\n".join(f"  {line}" for line in lines or ["the runs that it stands for"])
         return (
             f"{self.folder}: holds another study's results; it differs in\n{text}\n"
             "allowed: another --output, or --update, which keeps the runs that both have"
         )
+
+
+def _write_result(folder: Path, record: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet")
+    (folder / "run.json").write_text(json.dumps(record, indent=1))
 
 
 def differences(old: Any, new: Any, path: str) -> list[str]:
@@ -182,29 +205,8 @@ def differences(old: Any, new: Any, path: str) -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}")]
-    return [] if old == new else [f"{path}: {json.dumps(old)} in the folder, {json.dumps(new)} now"]
+    return [] if old == new else [f"{path}: {_told(old)} in the folder, {_told(new)} now"]
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write a file so that at any moment the old or the new one is there, as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _told(value: Any) -> str:
+    return "nothing" if value is None else json.dumps(value)

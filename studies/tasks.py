@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from functools import cache
 
+import torch
+
 from hwsim.config import canonical
 from hwsim.models import Data, Task, TaskError, task, task_options, user_task
 
@@ -17,11 +19,14 @@ def completed(choice: TaskChoice) -> TaskChoice:
     """The choice with every option of its task written out.
 
     Raises:
-        TaskError: no such task or option, a value that is not allowed, a batch larger than the training set, a cast of
-            labels that are classes.
+        TaskError: no such task or option, a value that is not allowed, a package or file that is not there, a batch larger
+            than the training set, a cast of labels that are classes.
     """
-    build(choice)
+    made = build(choice)
     if not _is_user(choice):
+        # A model without numbers, so that one that cannot be made is refused before anything runs.
+        with torch.device("meta"):
+            made.make_model()
         known = task_options(choice.name)
         options = {name: option.check(choice.name, choice.options.get(name, option.default)) for name, option in known.items()}
         choice = choice.model_copy(update={"options": options})

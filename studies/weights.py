@@ -140,15 +140,19 @@ class QuantizerChoice(Record):
         return self
 
     def learned_bits(self) -> int:
-        """The bits of a learned step size.
+        """The bits of a learned step size; 1 for -s, 0, s.
 
         Raises:
             ValueError: the levels are no signed integers per tensor.
         """
         fmt = self.levels.format if isinstance(self.levels, FormatValues) else None
-        if not (isinstance(fmt, Integer) and fmt.signed and fmt.bits > 1 and self.granularity == "tensor"):
-            raise ValueError("levels: got none that one learned step makes; allowed with lsq: int2 to int8, granularity tensor")
-        return fmt.bits
+        ternary = isinstance(self.levels, TernaryLevels) or (fmt is not None and fmt.values().tolist() == [-1.0, 0.0, 1.0])
+        integers = isinstance(fmt, Integer) and fmt.signed and fmt.bits > 1
+        if not (ternary or integers) or self.granularity != "tensor":
+            raise ValueError(
+                "levels: got none that one learned step makes; allowed with lsq: ternary, int2 to int8, granularity tensor"
+            )
+        return 1 if ternary or fmt is None else fmt.bits
 
     def prox_map(self, steps: int) -> ProxMap:
         """How far the weights are drawn, over a run of so many steps."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 import traceback
 from collections.abc import Mapping
@@ -14,9 +16,17 @@ import numba
 import pyarrow as pa
 import torch
 
+from .checkpoints import Checkpoints
+from .claims import Claimed
 from .experiments import Row, experiments
+from .limits import limited
+from .logs import Say, logged
+from .provenance import surroundings
 from .schema import ExperimentRun, Run, TrainingRun
+from .sinks import sunk
 from .store import Store
+from .terms import Terms
+from .together import train_together
 from .train import Outcome, train
 
 AUDIT_SCHEMA = pa.schema(
@@ -33,9 +43,22 @@ AUDIT_SCHEMA = pa.schema(
         ("mac", pa.string()),
     ]
 )
+NATIVE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("phase", pa.string()),
+        ("op", pa.string()),
+        ("site", pa.string()),
+        ("role", pa.string()),
+        ("reason", pa.string()),
+        ("count", pa.int64()),
+        ("flops", pa.int64()),
+    ]
+)
 
 
-Status = Literal["done", "diverged", "failed"]
+Status = Literal["done", "diverged", "failed", "elsewhere"]
+TERMS = Terms()
 
 
 @dataclass(frozen=True)
@@ -44,9 +67,10 @@ class Finished:
 
     Args:
         id: of the run.
-        status: `failed` has no result and is tried again by the next call; the others are results.
+        status: `done` and `diverged` are results; `failed` has none and is tried again by the next call; `elsewhere` is
+            another process' to perform.
         seconds: how long it took.
-        error: why it failed.
+        error: why it failed, or who has it.
     """
 
     id: str
@@ -64,25 +88,39 @@ class _Result:
     tables: Mapping[str, pa.Table]
 
 
-def perform(run: Run, folder: Path, provenance: Mapping[str, Any]) -> Finished:
+def perform(run: Run, folder: Path, terms: Terms = TERMS) -> Finished:
     """Perform one run and store its result; a failure is stored as one, and returned.
 
-    Threads are set to the run's own number, so that its result is the same on every executor.
+    A run that another process performs, or has performed, is `elsewhere`. Threads are set to the run's own number, so that its
+    result is the same on every executor.
     """
-    store, started, clock = Store(folder), datetime.now(UTC), time.perf_counter()
+    store = Store(folder)
     try:
-        torch.set_num_threads(run.threads)
-        numba.set_num_threads(min(run.threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-        result = _measured(run) if isinstance(run, ExperimentRun) else _trained(run)
-        seconds = time.perf_counter() - clock
-        record = {**_identity(run), **result.record, "seconds": seconds, "started": started.isoformat(), **provenance}
-        store.save(run.id, record, result.tables)
-    # Whatever a run dies of is that run's failure: the rest of the study goes on.
-    except Exception as error:
-        seconds = time.perf_counter() - clock
-        text = f"{type(error).__name__}: {error}"
-        failure = {"id": run.id, "error": text, "traceback": traceback.format_exc(), "run": run.model_dump(mode="json")}
-        return _failed(store, run.id, {**failure, **provenance}, seconds)
+        with store.claimed(run.id):
+            return Finished(run.id, "elsewhere") if store.has(run.id) else _performed(run, store, terms)
+    except Claimed as other:
+        return Finished(run.id, "elsewhere", error=str(other))
+    except OSError as error:
+        return Finished(run.id, "failed", error=f"{type(error).__name__}: {error}")
+
+
+def _performed(run: Run, store: Store, terms: Terms) -> Finished:
+    started, clock = datetime.now(UTC), time.perf_counter()
+    with logged(store.log(run.id)) as say:
+        say(f"starts as process {os.getpid()} on {platform.node()}")
+        try:
+            with limited(terms.resources):
+                result = _result(run, store, terms, say)
+            seconds = time.perf_counter() - clock
+            times = {"seconds": seconds, "started": started.isoformat()}
+            store.save(run.id, {**_identity(run), **result.record, **times, **terms.origin, **surroundings()}, result.tables)
+        # Whatever a run dies of is that run's failure: the rest of the study goes on.
+        except Exception as error:
+            text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+            say(f"failed\n{trace}")
+            failure = {"id": run.id, "error": text, "traceback": trace, "run": run.model_dump(mode="json")}
+            return _failed(store, run.id, {**failure, **terms.origin, **surroundings()}, time.perf_counter() - clock)
+        say(result.status)
     return Finished(run.id, result.status, seconds)
 
 
@@ -98,16 +136,32 @@ def _identity(run: Run) -> dict[str, Any]:
     return {"id": run.id, "hash": run.hash, "threads": run.threads, "run": run.model_dump(mode="json")}
 
 
-def _trained(run: TrainingRun) -> _Result:
-    outcome = train(run)
+def _result(run: Run, store: Store, terms: Terms, say: Say) -> _Result:
+    torch.set_num_threads(run.threads)
+    numba.set_num_threads(min(run.threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    return _measured(run) if isinstance(run, ExperimentRun) else _trained(run, store, terms, say)
+
+
+def _trained(run: TrainingRun, store: Store, terms: Terms, say: Say) -> _Result:
+    checkpoints = Checkpoints(store.checkpoint(run.id), run.hash, terms.checkpoint)
+    with sunk(terms.sinks, run, store.folder) as tell:
+
+        def told(row: Mapping[str, Any]) -> None:
+            say(", ".join(f"{name} {value:.6g}" for name, value in row.items()))
+            tell(row)
+
+        outcome = train(run, checkpoints, told) if run.processes == 1 else train_together(run, checkpoints, told)
     record = {
         "status": outcome.status,
         "steps": outcome.steps,
         "reason": outcome.reason,
+        "origin": outcome.origin,
         "coverage": outcome.coverage,
         "data_checksum": outcome.checksum,
     }
-    return _Result(outcome.status, record, {"metrics": metrics_table(run, outcome), "audit": audit_table(run, outcome)})
+    native = pa.Table.from_pylist([{"id": run.id, **row} for row in outcome.native], schema=NATIVE_SCHEMA)
+    tables = {"metrics": metrics_table(run, outcome), "audit": audit_table(run, outcome), "native": native}
+    return _Result(outcome.status, record, tables)
 
 
 def _measured(run: ExperimentRun) -> _Result:

@@ -1,6 +1,8 @@
 """The house rules that a test can hold: which room may import which, and how large a module may grow."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,21 @@ def test_the_rooms_at_the_root_are_the_packages_that_import(room: str) -> None:
     assert link.is_symlink()
     assert not link.readlink().is_absolute()
     assert link.resolve() == ROOT / room
+
+
+def test_import_loads_no_library_that_only_a_first_use_needs() -> None:
+    late = (
+        "numba",
+        "llvmlite",
+        "triton",
+        "scipy",
+        "rich",
+        "duckdb",
+        "pyarrow",
+        "torchvision",
+        "torch._dynamo",
+        "torch._inductor",
+    )
+    code = f"import hwsim, sys; print([name for name in {late} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"

@@ -12,23 +12,22 @@ import torch
 from torch import Tensor
 
 from hwsim.formats.block_lowering import ERROR, EVEN, SCALE_INTEGERS, TWO_LEVEL, BlockRule, ScaleNumbers
+from hwsim.formats.level_lowering import numbers_of
 from hwsim.formats.lowering import lower
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import CARRIERS
 from hwsim.formats.tiling import Tiling
 
 from .block_kernels import NEAREST_POWER, PIECE, round_pieces
-from .block_scales import largest_finite_bits
-from .cpu import NO_DRAW, RECORD, in_threads, readable
+from .block_loops import MANTISSA_BITS, SMALLEST_EXPONENT
+from .cpu import NO_DRAW, RECORD, readable
 from .fast import NEAREST_SCALED, fast_loop
+from .magnitude_cpu import LIMITS, largest_magnitudes
 from .refusal import refuse_nan, refuse_special
+from .streaming import STREAMED
+from .threads import in_threads
 
 NUMBERS = np.dtype([(name, np.int64 if i < SCALE_INTEGERS else np.float64) for i, name in enumerate(ScaleNumbers._fields)])
-LIMITS: dict[torch.dtype, tuple[Any, Any]] = {
-    torch.float32: (np.int32, np.array([0x7FFFFFFF, 0x7F800000], np.int32)),
-    torch.float64: (np.int64, np.array([(1 << 63) - 1, 0x7FF << 52], np.int64)),
-}
-"""For each dtype its integers, the mask of magnitudes, and infinity."""
 SCALE_DIGITS = 29
 """With random numbers of 24 bits, within float64."""
 QUOTIENT_DIGITS = 49
@@ -51,16 +50,25 @@ def round_blocks(
         refuse_special(x)
     out, scales = torch.empty_like(source, dtype=wide), np.empty(where.blocks)
     flat, integers = source.numpy().reshape(-1), LIMITS[source.dtype]
-    levels = _levels(flat, integers, rule.numbers)
+    levels = _levels(source, rule.numbers)
     if flat.size:
         span = max(where.width, PIECE // where.width * where.width)
         pieces = where.outer * where.bands * -(-where.columns // span)
-        arguments = flat, flat.view(integers[0]), integers[1], out.numpy().reshape(-1), scales, tuple(where), levels
+        arguments = (
+            flat,
+            flat.view(integers[0]),
+            integers[1],
+            out.numpy().reshape(-1),
+            out.nbytes >= STREAMED,
+            scales,
+            tuple(where),
+            levels,
+        )
         records = _records(rule, dtype)
         narrow = records[0][1] if loop is not None and dtype is not wide else None
         rest = tuple(draw) or NO_DRAW, records, loop, narrow
         found = any(in_threads(lambda low, high: bool(round_pieces(low, high, *arguments, *rest)), pieces, flat.size))
-        if found and rule.element.refuses_nan:
+        if found and numbers_of(rule.element).refuses_nan:
             refuse_nan(x, out)
     values = out if out.dtype is dtype else out.to(dtype)
     tensor = torch.tensor(levels[1], dtype=torch.float32)
@@ -68,14 +76,12 @@ def round_blocks(
     return (values if same else torch.empty_like(x, dtype=dtype).copy_(values)), torch.from_numpy(scales).to(scale_dtype), tensor
 
 
-def _levels(flat: npt.NDArray[Any], integers: tuple[Any, Any], numbers: ScaleNumbers) -> npt.NDArray[Any]:
+def _levels(x: Tensor, numbers: ScaleNumbers) -> npt.NDArray[Any]:
     """S and t of the rule `two_level`, ones elsewhere."""
-    if numbers.rule != TWO_LEVEL or not flat.size:
+    if numbers.rule != TWO_LEVEL or not x.numel():
         return np.ones(2)
-    bits = flat.view(integers[0])
-    tops = in_threads(lambda low, high: largest_finite_bits(bits[low:high], integers[1]), flat.size, flat.size)
     single = np.finfo(np.float32)
-    amax = np.float32(min(float(np.array(max(tops), integers[0]).view(flat.dtype)), float(single.max)))
+    amax = np.float32(min(float(largest_magnitudes(x, 1)), float(single.max)))
     if amax == 0:
         return np.ones(2)
     with np.errstate(over="ignore"):
@@ -85,7 +91,7 @@ def _levels(flat: npt.NDArray[Any], integers: tuple[Any, Any], numbers: ScaleNum
 
 def _loop(rule: BlockRule, dtype: torch.dtype) -> int | None:
     """The loop for float32 elements: where a quotient by a scale stays off ties, and the product is rounded once."""
-    numbers, element = rule.numbers, rule.element
+    numbers, element = rule.numbers, numbers_of(rule.element)
     digits = numbers.digits + numbers.mantissa_bits + 1
     if dtype is torch.float64:
         return None
@@ -95,7 +101,7 @@ def _loop(rule: BlockRule, dtype: torch.dtype) -> int | None:
         return None
     loop = fast_loop(element, True)
     power = numbers.rule <= EVEN and numbers.low >= -127 and numbers.high <= 127
-    single = element.mantissa_bits < 20 and element.smallest_exponent > -100
+    single = element.mantissa_bits < MANTISSA_BITS and element.smallest_exponent > SMALLEST_EXPONENT
     exact = dtype is torch.float32 or (digits <= SINGLE_DIGITS and numbers.smallest >= SMALLEST_SINGLE)
     return NEAREST_POWER if loop == NEAREST_SCALED and power and single and exact else loop
 

@@ -8,48 +8,30 @@ import numpy as np
 
 from hwsim.formats import block_lowering, lowering
 from hwsim.formats.block_lowering import ELEMENT, MSE, TWO_LEVEL
-from hwsim.formats.lowering import STOCHASTIC, UNIFORM
+from hwsim.formats.lowering import NEAREST_EVEN, STOCHASTIC
 
+from . import block_loops, drawn_loops, kernels, magnitude_kernels, nearest_loops, streaming
 from . import block_scales as scale_loops
 from . import fast as fast_loops
-from . import kernels
 from . import words as random_words
+from .block_loops import MANTISSA_BITS, SMALLEST_EXPONENT, nearest_blocks, power_scales
 from .block_scales import LARGEST, best_scale, block_scales, block_tops, finite_tops
 from .compiling import inlined, kept, sources
-from .fast import INFINITY, SIGN, as_carried, fast, product_numbers
+from .fast import fast
 from .kernels import general, multiply
+from .nearest_loops import as_carried, product_numbers
+from .streaming import fence, stream
 from .words import BLOCK, fill_words
 
-PIECE = 1024
+PIECE = 2048
 NEAREST_POWER = 16
 """The loop for scales that are powers of two, beside those of fast.py."""
 
 
 @inlined
-def nearest_power(x: Any, out: Any, scales: Any, inverses: Any, rule: Any) -> Any:
-    """Nearest even of x / s by (q + c) - c in float32, where s is a power of two; False where a quotient is out of range."""
-    to_magic, quiet = np.int32((23 - rule.mantissa_bits) << 23), np.int32(1 << 22)
-    normal, highest = np.int32((min(rule.min_exponent, 127) + 127) << 23), np.int32((230 + rule.mantissa_bits) << 23)
-    if rule.min_exponent == UNIFORM:
-        normal = highest
-    low_magic = np.float32(1.5 * 2.0 ** (23 + rule.smallest_exponent))
-    top, bottom = np.float32(rule.max_value), np.float32(rule.min_value)
-    above, below = np.float32(rule.above), np.float32(rule.below)
-    sign_mask = SIGN if rule.signed_zero else np.int32(0)
-    largest = np.int32(0)
-    for i in range(x.size):
-        q = np.float32(x[i] * inverses[i])
-        bits = np.float32(q).view(np.int32)
-        exponent = np.int32(bits & INFINITY)
-        largest = max(largest, exponent)
-        magic = np.int32(np.int32(exponent + to_magic) | quiet).view(np.float32)
-        magic = low_magic if exponent < normal else magic
-        y = np.float32(np.float32(q + magic) - magic)
-        y = above if y > top else y
-        y = below if y < bottom else y
-        y = np.int32(np.float32(y).view(np.int32) | np.int32(bits & sign_mask)).view(np.float32)
-        out[i] = y * scales[i]
-    return largest < highest
+def room_for(rule: Any) -> Any:
+    """Whether elements are rounded by `nearest_blocks`."""
+    return rule.mode == NEAREST_EVEN and rule.mantissa_bits < MANTISSA_BITS and rule.smallest_exponent > SMALLEST_EXPONENT
 
 
 @inlined
@@ -115,6 +97,7 @@ def _entry(version: int) -> Any:
         bits: Any,
         limits: Any,
         out: Any,
+        streamed: Any,
         scales: Any,
         tiling: Any,
         levels: Any,
@@ -127,6 +110,7 @@ def _entry(version: int) -> Any:
 
         Args:
             x, out: contiguous, float32 or float64. bits, limits: see largest_finite_bits.
+            streamed: whether results go to memory past the cache.
             scales: float64, one a block.
             tiling: the fields of a Tiling.
             levels: S and t of the rule `two_level`, ones elsewhere.
@@ -142,7 +126,8 @@ def _entry(version: int) -> Any:
         pieces, room = -(-columns // span), min(span, columns)
         blocks = -(-room // width)
         words, divisors, buffer = np.empty(room + 2 * BLOCK, np.uint32), np.empty(room), np.empty(room, bits.dtype)
-        multipliers, inverses, reciprocals = np.empty(room, np.float32), np.empty(room, np.float32), np.empty(blocks)
+        inverses, quotients, page = np.empty(room, np.float32), np.empty(room, np.float32), np.empty(room, out.dtype)
+        reciprocals, singles, factors = np.empty(blocks, np.float32), np.empty(blocks, np.float32), np.empty(blocks)
         tops, raw, broken = np.empty(blocks, bits.dtype), np.empty(blocks, x.dtype), np.empty(blocks, np.bool_)
         found = version < 0  # False; a version that is not named would not be closed over
         for piece in range(low, high):
@@ -151,58 +136,68 @@ def _entry(version: int) -> Any:
             tall, n = min(height, rows - above), min(span, columns - left)
             first = (band // bands * rows + above) * columns + left
             count, strip = -(-n // width), band * strips + left // width
-            own, amax = scales[strip : strip + count], tops[:count].view(x.dtype)
-            special = block_tops(bits, first, columns, tall, width, tops[:count], buffer[:n], limits)
+            own, top, amax = scales[strip : strip + count], tops[:count], tops[:count].view(x.dtype)
+            special = block_tops(bits, first, columns, tall, width, top, buffer[:n], limits)
             if special:
-                finite_tops(bits, first, columns, tall, width, n, tops[:count], broken, limits)
-            if numbers.rule == MSE:
-                for b in range(count):
-                    wide = min(width, n - b * width)
-                    own[b] = best_scale(amax[b], x, first + b * width, columns, tall, wide, numbers, records)
-            else:
-                block_scales(amax, raw[:count], own, words, levels, numbers, records, loop)
+                finite_tops(bits, first, columns, tall, width, n, top, broken, limits)
+            powers = False
+            if loop is not None and loop == NEAREST_POWER:
+                powers = power_scales(top, own, reciprocals[:count], singles[:count], numbers)
+            if not powers:
+                if numbers.rule == MSE:
+                    for b in range(count):
+                        wide = min(width, n - b * width)
+                        own[b] = best_scale(amax[b], x, first + b * width, columns, tall, wide, numbers, records)
+                else:
+                    block_scales(amax, raw[:count], own, words, levels, numbers, records, loop)
             odd = False
             for b in range(count):
                 if special and broken[b] and numbers.special != ELEMENT:
                     own[b] = np.nan
                 odd |= np.isnan(own[b])
-            powers = not odd and loop is not None and loop == NEAREST_POWER
+            products = numbers.rule == TWO_LEVEL and loop is not None and narrow is None and room_for(records[0])
+            products &= numbers.flush_inputs == 0
             if numbers.rule == TWO_LEVEL:
                 for b in range(count):
+                    factors[b] = own[b] * levels[1] if records[0].rescale else 1.0
                     reciprocals[b] = min(np.float32(1) / np.float32(own[b] * levels[1]), LARGEST)
-                spread(own, levels[1], width, divisors[:n])
-                spread(reciprocals[:count], np.float64(1), width, inverses[:n])
-            elif powers:
-                for b in range(count):
-                    reciprocals[b] = 1.0 / own[b]
-                spread(own, np.float64(1), width, multipliers[:n])
-                if records[0].rescale == 0:
-                    multipliers[:n] = 1
-                spread(reciprocals[:count], np.float64(1), width, inverses[:n])
-            else:
-                spread(own, levels[1], width, divisors[:n])
+            elif records[0].rescale == 0:
+                singles[:count] = 1
+            spread_out = False
             for r in range(tall):
                 start, skip = first + r * columns, 0
+                target = page[:n] if streamed else out[start : start + n]
+                done = False
+                if loop is not None and not odd:
+                    if powers:
+                        done = nearest_blocks(x[start : start + n], target, reciprocals, singles, records[0], width)
+                    elif products:
+                        done = nearest_blocks(x[start : start + n], target, reciprocals, factors, records[0], width)
+                if not done and not spread_out:
+                    spread(own, levels[1], width, divisors[:n])
+                    if numbers.rule == TWO_LEVEL:
+                        spread(reciprocals[:count], np.float64(1), width, inverses[:n])
+                    spread_out = True
                 if records[0].mode == STOCHASTIC:
                     skip = (start + draw[4]) & (BLOCK - 1)
                     fill_words(words, (start + draw[4]) >> 6, (skip + n + BLOCK - 1) >> 6, draw)
-                row = x[start : start + n], out[start : start + n], words[skip : skip + n]
-                done = False
-                if numbers.rule == TWO_LEVEL:
-                    found |= round_products(
-                        *row, divisors[:n], inverses[:n], multipliers[:n], numbers.flush_inputs, records, loop, narrow
-                    )
-                    done = True
-                elif odd:
-                    found |= round_odd_row(*row, width, own, divisors, records)
-                    done = True
-                elif powers:
-                    done = nearest_power(row[0], row[1], multipliers, inverses, records[0])
-                elif loop is not None and loop != NEAREST_POWER:
-                    done = fast(*row, divisors, 1, records[0], loop, narrow)
+                row = x[start : start + n], target, words[skip : skip + n]
                 if not done:
-                    spread(own, levels[1], width, divisors[:n])
+                    if numbers.rule == TWO_LEVEL:
+                        flush = numbers.flush_inputs
+                        found |= round_products(*row, divisors[:n], inverses[:n], quotients[:n], flush, records, loop, narrow)
+                        done = True
+                    elif odd:
+                        found |= round_odd_row(*row, width, own, divisors, records)
+                        done = True
+                    elif loop is not None and loop != NEAREST_POWER:
+                        done = fast(*row, divisors, 1, records[0], loop, narrow)
+                if not done:
                     found |= general(*row, divisors, 1, records[0], records[1])
+                if streamed:
+                    stream(target, out[start : start + n])
+        if streamed:
+            fence()
         return found
 
     return round_pieces
@@ -212,7 +207,12 @@ round_pieces = _entry(
     sources(
         __file__,
         scale_loops.__file__,
+        block_loops.__file__,
+        streaming.__file__,
+        magnitude_kernels.__file__,
         fast_loops.__file__,
+        nearest_loops.__file__,
+        drawn_loops.__file__,
         kernels.__file__,
         random_words.__file__,
         lowering.__file__,

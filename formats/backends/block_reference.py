@@ -64,7 +64,7 @@ def _element(
     x: float, scale: float, tensor: float, fmt: Block, projection: Projection, dtype: torch.dtype, random: int, rescale: bool
 ) -> float:
     if isnan(scale):
-        return nan if rescale else 0.0
+        return nan if rescale else float(project(0.0, fmt.element, projection, random))
     if fmt.tensor_scale is None:
         return float(project_scaled(x, scale, fmt.element, projection, CARRIERS[dtype], random)[rescale])
     if projection.flush_inputs and abs(x) < SMALLEST_NORMAL_FLOAT32:

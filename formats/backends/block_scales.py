@@ -8,33 +8,14 @@ import numpy as np
 
 from hwsim.formats.block_lowering import ABSMAX, CANDIDATES, CEIL, EVEN, FLOOR, TWO_LEVEL
 
-from .compiling import inlined, kept
-from .fast import nearest_scaled
+from .block_loops import tops_of
+from .compiling import inlined
 from .kernels import FRACTION, IMPLICIT, general, power_of_two, round_quotient, significand
+from .magnitude_kernels import largest_bits, largest_finite_bits
+from .nearest_loops import nearest_scaled
 
 NO_WORD = np.uint32(0)
 LARGEST = np.finfo(np.float32).max
-
-
-@inlined
-def largest_bits(bits: Any, mask: Any) -> Any:
-    """The bits of the largest magnitude, given as integers of 32 or 64 bits, with the mask of magnitudes."""
-    top = bits.dtype.type(0)
-    for i in range(bits.size):
-        top = max(top, bits.dtype.type(bits[i] & mask))
-    return top
-
-
-@kept
-def largest_finite_bits(bits: Any, limits: Any) -> Any:
-    """The bits of the largest finite magnitude; limits: the mask of magnitudes, infinity."""
-    top = largest_bits(bits, limits[0])
-    if top >= limits[1]:
-        top = 0
-        for i in range(bits.size):
-            a = bits[i] & limits[0]
-            top = max(top, a if a < limits[1] else 0)
-    return top
 
 
 @inlined
@@ -57,6 +38,8 @@ def block_tops(bits: Any, first: Any, stride: Any, height: Any, width: Any, tops
                 columns[j] = max(columns[j], bits.dtype.type(row[j] & mask))
         source = columns
     worst = bits.dtype.type(0)
+    if bits.itemsize == 4:
+        return tops_of(source, tops, width) >= limits[1]
     for b in range(tops.size):
         tops[b] = largest_bits(source[b * width : min(b * width + width, n)], mask)
         worst = max(worst, tops[b])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from hwsim.formats.block_lowering import (
     BlockRule,
     ScaleNumbers,
 )
-from hwsim.formats.lowering import Rule
+from hwsim.formats.level_lowering import AnyRule, numbers_of
 from hwsim.formats.scaled import UNSCALED, Geometry
 from hwsim.formats.tiling import Tiling
 
@@ -30,10 +31,29 @@ from .vector import multiply, round_tensor
 MAX_EXPONENT = 1 << 11
 
 
+class RoundTensor(Protocol):
+    """Rounds a tensor by a rule: see `vector.round_tensor`."""
+
+    def __call__(
+        self, x: Tensor, rule: AnyRule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
+    ) -> Tensor:
+        """The rounded tensor."""
+        ...
+
+
 def round_blocks(
-    x: Tensor, rule: BlockRule, where: Tiling, draw: Sequence[int], dtype: torch.dtype, scale_dtype: torch.dtype
+    x: Tensor,
+    rule: BlockRule,
+    where: Tiling,
+    draw: Sequence[int],
+    dtype: torch.dtype,
+    scale_dtype: torch.dtype,
+    rounded: RoundTensor = round_tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x rounded block by block, in `dtype` with x's strides; the scales, flat; the tensor's scale.
+
+    Args:
+        rounded: what rounds the elements by their scales.
 
     Raises:
         FormatError: NaN or infinity where the rule refuses them.
@@ -50,33 +70,27 @@ def round_blocks(
     scales = _scales(amax, x, rule, where, encoding)
     if rule.numbers.special != ELEMENT:
         scales = torch.where(where.gather(finite, True).all(4).all(2), scales, torch.nan)
-    each = where.spread(scales)
-    known = each.isfinite()
-    given = torch.where(known.view(x.shape), x.detach(), 0)
+    known = where.spread(scales.isfinite()).view(x.shape)
+    given, divisors = torch.where(known, x.detach(), 0), torch.where(scales.isfinite(), scales, 1.0)
     if rule.numbers.rule == TWO_LEVEL:
-        y = _round_products(given, torch.where(known, each, 1.0), tensor, rule, draw, dtype)
+        y = _round_products(given, where.spread(divisors), tensor, rule, draw, dtype, rounded)
     else:
-        y = _round(given, torch.where(known, each, 1.0), rule.element, draw, dtype)
-    if rule.element.rescale:
-        y = torch.where(known.view(x.shape), y, torch.nan)
+        y = rounded(given, rule.element, divisors.flatten().to(scale_dtype), where.geometry, draw, dtype)
+    if numbers_of(rule.element).rescale:
+        y = torch.where(known, y, torch.nan)
     return torch.empty_like(x, dtype=dtype).copy_(y), scales.flatten().to(scale_dtype), tensor.to(torch.float32)
 
 
-def _round(x: Tensor, divisor: Tensor, rule: Rule, draw: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Every element by its own divisor."""
-    count = max(x.numel(), 1)
-    return round_tensor(x, rule, divisor, Geometry(count, count, stride=1), draw, dtype)
-
-
 def _round_products(
-    x: Tensor, scales: Tensor, tensor: Tensor, rule: BlockRule, draw: Sequence[int], dtype: torch.dtype
+    x: Tensor, scales: Tensor, tensor: Tensor, rule: BlockRule, draw: Sequence[int], dtype: torch.dtype, rounded: RoundTensor
 ) -> Tensor:
     """Elements by the rule `two_level`: the product with the inverse of the scales is one in float32."""
     both = scales * tensor
     encoding = both.to(torch.float32).reciprocal().clamp(max=torch.finfo(torch.float32).max).view(x.shape)
     flushed = torch.where(x.abs() < rule.numbers.flush_inputs, torch.copysign(torch.zeros_like(x), x), x)
-    rounded = round_tensor(flushed.to(torch.float32) * encoding, rule.element, None, UNSCALED, draw, torch.float64)
-    return (multiply(rounded.flatten(), both, dtype) if rule.element.rescale else rounded).to(dtype).view(x.shape)
+    elements = rounded(flushed.to(torch.float32) * encoding, rule.element, None, UNSCALED, draw, torch.float64)
+    rescale = numbers_of(rule.element).rescale
+    return (multiply(elements.flatten(), both, dtype) if rescale else elements).to(dtype).view(x.shape)
 
 
 def _tensor_scales(magnitude: Tensor, numbers: ScaleNumbers) -> tuple[Tensor, Tensor]:
@@ -133,9 +147,8 @@ def _best(amax: Tensor, x: Tensor, rule: BlockRule, where: Tiling) -> Tensor:
     best, least = torch.zeros_like(amax), torch.full_like(amax, torch.inf)
     for share in CANDIDATES:
         scale = _quotient(amax * share, rule)
-        each = where.spread(scale)
-        trial = _round(given, each, rule.trial, (), torch.float64)
-        distance = where.gather(given - trial * each)
+        trial = round_tensor(given, rule.trial, scale.flatten(), where.geometry, (), torch.float64)
+        distance = where.gather(given - trial * where.spread(scale))
         error = torch.zeros_like(amax)
         for row in range(where.height):
             for column in range(where.width):

@@ -17,6 +17,11 @@ def inlined(function: Function) -> Function:
     return cast(Function, njit(error_model="numpy")(function))
 
 
+def woven(function: Function) -> Function:
+    """An inlined function whose code LLVM has to put into its caller, where arguments that are constants there are known."""
+    return cast(Function, njit(error_model="numpy", forceinline=True)(function))
+
+
 def kept(function: Function) -> Function:
     """A function that Python calls: it releases the GIL, and its machine code is kept on disk."""
     return cast(Function, njit(nogil=True, cache=True, error_model="numpy")(function))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +19,10 @@ from hwsim.formats.scaled import CARRIERS, Geometry
 from .fast import fast_loop
 from .kernels import round_range
 from .refusal import refuse_nan
+from .streaming import STREAMED
+from .threads import in_threads
 from .words import BLOCK
 
-Found = TypeVar("Found")
-THREADED = 1 << 16
 ONE = np.ones(1)
 NO_DRAW = (0, 0, 0, 0, 0)
 RECORD = np.dtype([(name, np.int64 if i < INTEGERS else np.float64) for i, name in enumerate(Rule._fields)])
@@ -49,7 +47,7 @@ def round_tensor(
         scales, where = scale.detach().double().numpy().reshape(-1), geometry
     exact = source.dtype is torch.float32 is wide and (scale is None or scale.dtype is not torch.float64)
     round_part, rest = _level_work(rule, exact, scale, dtype) if isinstance(rule, LevelRule) else _work(rule, exact, scale, dtype)
-    arguments = scales, tuple(where), tuple(draw) or NO_DRAW, *rest
+    arguments = out.nbytes >= STREAMED, scales, tuple(where), tuple(draw) or NO_DRAW, *rest
     given, result = source.numpy().reshape(-1), out.numpy().reshape(-1)
     found = any(in_threads(lambda low, high: bool(round_part(given, result, low, high, *arguments)), count, count, BLOCK))
     if found and (rule.numbers if isinstance(rule, LevelRule) else rule).refuses_nan:
@@ -83,23 +81,6 @@ def readable(x: Tensor) -> Tensor:
     if x.dtype is not torch.float32 and x.dtype is not torch.float64:
         x = x.float()
     return x.contiguous()
-
-
-def in_threads(work: Callable[[int, int], Found], count: int, elements: int, granule: int = 1) -> list[Found]:
-    """What `work(low, high)` gives for parts of 0 .. count - 1, whole granules, in as many threads as torch uses."""
-    threads = torch.get_num_threads()
-    if elements < THREADED or threads == 1:
-        return [work(0, count)]
-    part = -(-count // (threads * granule)) * granule
-    pool = _pool(os.getpid(), threads - 1)
-    rest = [pool.submit(work, low, min(low + part, count)) for low in range(part, count, part)]
-    return [work(0, min(part, count)), *(one.result() for one in rest)]
-
-
-@lru_cache(maxsize=4)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """The threads of this process: a forked one has none of its parent's, and makes its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"hwsim-{process}")
 
 
 @lru_cache(maxsize=1024)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hwsim.formats.errors import FormatError
-from hwsim.formats.level_lowering import AnyRule, LevelRule
+from hwsim.formats.level_lowering import AnyRule, LevelRule, numbers_of
 from hwsim.formats.lowering import Rule, lower
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import CARRIERS, UNSCALED, Geometry
@@ -42,6 +42,16 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "") == "1"
 
 
+def check_device(x: Tensor) -> None:
+    """Refuse a tensor that kernels cannot read.
+
+    Raises:
+        FormatError: it is not on a GPU, and nothing interprets the kernels.
+    """
+    if not (x.is_cuda or interpreting()):
+        raise FormatError(f"x: got a tensor on {x.device} for the backend 'triton'; allowed: CUDA devices", "backend")
+
+
 def round_tensor(
     x: Tensor, rule: AnyRule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
@@ -50,14 +60,12 @@ def round_tensor(
     Raises:
         FormatError: the rule refuses NaN, and an element becomes one; x is not on a GPU, and nothing interprets the kernels.
     """
-    if not (x.is_cuda or interpreting()):
-        raise FormatError(f"x: got a tensor on {x.device} for the backend 'triton'; allowed: CUDA devices", "backend")
+    check_device(x)
     if not x.numel():
         return torch.empty_like(x, dtype=dtype)
     source = x.detach().contiguous()
     out = torch.empty_like(source, dtype=dtype)
-    numbers = rule.numbers if isinstance(rule, LevelRule) else rule
-    found = torch.zeros(1, dtype=torch.int32, device=x.device) if numbers.refuses_nan else None
+    found = torch.zeros(1, dtype=torch.int32, device=x.device) if numbers_of(rule).refuses_nan else None
     scales = scale if scale is None else scale.detach().contiguous()
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         if isinstance(rule, LevelRule):
@@ -79,14 +87,14 @@ def _launch(
     count, rules = x.numel(), _packed(rule, out.dtype, x.device)
     loop = None if scales is not None or torch.float64 in (x.dtype, out.dtype) else fast_loop(rule, False)
     if loop == NEAREST:
-        kernels.round_nearest[_grid(count, FAST_BLOCK)](x, out, rules, found, count, FAST_BLOCK, **OPTIONS)
+        kernels.round_nearest[grid(count, FAST_BLOCK)](x, out, rules, found, count, FAST_BLOCK, **OPTIONS)
     elif loop == DRAWN:
         counters = (-(-(draw[4] + count) // PAGE) - draw[4] // PAGE) * LANES
-        kernels.round_drawn[_grid(counters, COUNTERS)](x, out, rules, found, count, *draw, COUNTERS, **OPTIONS)
+        kernels.round_drawn[grid(counters, COUNTERS)](x, out, rules, found, count, *draw, COUNTERS, **OPTIONS)
     else:
         where = UNSCALED if scales is None else geometry
         arguments = (x, out, rules, scales, found, count, *where, *draw, len(Rule._fields), BLOCK)
-        kernels.round_by_rule[_grid(count, BLOCK)](*arguments, **OPTIONS)
+        kernels.round_by_rule[grid(count, BLOCK)](*arguments, **OPTIONS)
 
 
 def _launch_levels(
@@ -102,27 +110,32 @@ def _launch_levels(
     from .gpu_levels import round_to_levels
 
     count, rules = x.numel(), _packed(rule.numbers, out.dtype, x.device)
-    values, keys = _tables(rule, x.device)
+    values, keys = tables(rule, x.device)
     where = UNSCALED if scales is None else geometry
     table = (rules, values, keys, len(values) >> 1)
     arguments = (x, out, *table, scales, found, count, *where, *draw, len(Rule._fields), BLOCK)
-    round_to_levels[_grid(count, BLOCK)](*arguments, **OPTIONS)
+    round_to_levels[grid(count, BLOCK)](*arguments, **OPTIONS)
 
 
 @lru_cache(maxsize=64)
-def _tables(rule: LevelRule, device: torch.device) -> tuple[Tensor, Tensor]:
+def tables(rule: LevelRule, device: torch.device) -> tuple[Tensor, Tensor]:
     """The padded outcomes and keys of a rule."""
     values, keys = padded(rule.format, rule.numbers.mode)
     return torch.from_numpy(values).to(device), torch.from_numpy(keys).to(device)
 
 
-def _grid(count: int, block: int) -> tuple[int]:
+def grid(count: int, block: int) -> tuple[int]:
+    """The number of programs that take `block` elements each."""
     return (-(-count // block),)
 
 
 @lru_cache(maxsize=1024)
 def _packed(rule: Rule, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The rule of the format and that of the result's dtype, as the kernels take them."""
-    fields = [*rule, *lower(CARRIERS[dtype], Projection(overflow="infinity"))]
-    words = [struct.unpack("<q", struct.pack("<d" if isinstance(field, float) else "<q", field))[0] for field in fields]
-    return torch.tensor(words, dtype=torch.int64, device=device)
+    return words([*rule, *lower(CARRIERS[dtype], Projection(overflow="infinity"))], device)
+
+
+def words(fields: Sequence[float], device: torch.device) -> Tensor:
+    """Fields as int64, the real ones by their bits."""
+    packed = [struct.unpack("<q", struct.pack("<d" if isinstance(field, float) else "<q", field))[0] for field in fields]
+    return torch.tensor(packed, dtype=torch.int64, device=device)

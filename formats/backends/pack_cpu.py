@@ -10,8 +10,9 @@ from torch import Tensor
 
 from hwsim.formats.grid import Grid
 
-from .cpu import in_threads, readable
+from .cpu import readable
 from .pack_kernels import GROUP, pack_range
+from .threads import in_threads
 
 BYTE = 8
 LOWEST, HIGHEST = -126, 100

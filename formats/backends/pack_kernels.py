@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .compiling import inlined, kept
-from .fast import MAGNITUDE
+from .nearest_loops import MAGNITUDE
 
 CHUNK = 2048
 GROUP = 8
@@ -19,7 +19,7 @@ def float_codes(x: Any, codes: Any, numbers: Any) -> Any:
 
     Above the smallest normal value they are float32 bits with their end cut off, less an offset; below, multiples of the ulp.
     """
-    cut, offset, normal = np.int32(numbers[0]), np.int32(numbers[1]), np.int32(numbers[2])
+    cut, offset, normal = np.uint32(numbers[0]), np.int32(numbers[1]), np.int32(numbers[2])
     top, sign = np.int32(numbers[3]), np.int32(numbers[4])
     lowest_negative = np.int32(0 if numbers[5] else 1)
     highest_negative = top if numbers[6] else np.int32(0)
@@ -33,7 +33,7 @@ def float_codes(x: Any, codes: Any, numbers: Any) -> Any:
         shifted = np.float32(magnitude + magic)
         low = np.int32(np.float32(shifted).view(np.int32) - magic_bits)
         low_wrong = np.int32(1) if np.float32(shifted - magic) != magnitude else np.int32(0)
-        high, high_wrong = np.int32((a >> cut) - offset), np.int32(a & rest)
+        high, high_wrong = np.int32(np.int32(np.uint32(a) >> cut) - offset), np.int32(a & rest)
         code, inexact = (low, low_wrong) if a < normal else (high, high_wrong)
         negative = x[i] < 0
         wrong |= inexact | (np.int32(1) if a > (highest_negative if negative else top) else np.int32(0))

@@ -16,13 +16,14 @@ from hwsim.formats.base import Format
 from hwsim.formats.block import Block
 from hwsim.formats.block_lowering import BlockRule, lower_block
 from hwsim.formats.errors import FormatError, not_allowed
-from hwsim.formats.level_lowering import AnyRule, lower_any
+from hwsim.formats.level_lowering import AnyRule, LevelRule, lower_any
 from hwsim.formats.philox import Draw
 from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import UNSCALED, Geometry, ScaleLayout, geometry, result_dtype
 from hwsim.formats.tiling import Tiling
 
-from . import block_reference, block_vector, gpu, qtorch, reference, vector
+from . import block_gpu, block_reference, block_vector, gpu, qtorch, reference, vector
+from .block_vector import RoundTensor
 
 ENTRY_POINTS = "hwsim.backends"
 
@@ -32,16 +33,6 @@ class Quantize(Protocol):
 
     def __call__(
         self, x: Tensor, fmt: Format, projection: Projection, scale: Tensor | None, layout: ScaleLayout, draw: Draw, rescale: bool
-    ) -> Tensor:
-        """The rounded tensor."""
-        ...
-
-
-class RoundTensor(Protocol):
-    """The same in the plain numbers of a kernel."""
-
-    def __call__(
-        self, x: Tensor, rule: AnyRule, scale: Tensor | None, geometry: Geometry, draw: Sequence[int], dtype: dtype
     ) -> Tensor:
         """The rounded tensor."""
         ...
@@ -70,7 +61,7 @@ class RoundBlocks(Protocol):
 def _no_blocks(
     x: Tensor, fmt: Block, projection: Projection, where: Tiling, draw: Draw, rescale: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    raise FormatError(f"backend: got one without blocks for {fmt}; allowed: reference, torch, numba", "backend")
+    raise FormatError(f"backend: got one without blocks for {fmt}; allowed: reference, torch, numba, triton", "backend")
 
 
 @dataclass(frozen=True)
@@ -136,18 +127,21 @@ def _numba(x: Tensor, rule: AnyRule, scale: Tensor | None, geometry: Geometry, d
     return cpu_kernel()(x, rule, scale, geometry, draw, dtype)
 
 
+def round_blocks_on_cpu(
+    x: Tensor, rule: BlockRule, where: Tiling, draw: Sequence[int], dtype: dtype, scale_dtype: dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Blocks by the numba kernels; elements on levels by those for tensors, after their scales."""
+    if isinstance(rule.element, LevelRule):
+        return block_vector.round_blocks(x, rule, where, draw, dtype, scale_dtype, cpu_kernel())
+    return _cpu_block_kernel()(x, rule, where, draw, dtype, scale_dtype)
+
+
 @cache
-def cpu_block_kernel() -> RoundBlocks:
+def _cpu_block_kernel() -> RoundBlocks:
     """The numba kernel for blocks, imported by who first needs it."""
     from .block_cpu import round_blocks
 
     return round_blocks
-
-
-def _numba_blocks(
-    x: Tensor, rule: BlockRule, where: Tiling, draw: Sequence[int], dtype: dtype, scale_dtype: dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    return cpu_block_kernel()(x, rule, where, draw, dtype, scale_dtype)
 
 
 @cache
@@ -160,8 +154,8 @@ def registered() -> Mapping[str, Backend]:
     known = {
         "reference": Backend("reference", str, reference.quantize, block_reference.quantize_block),
         "torch": Backend("torch", str, lowered(vector.round_tensor), lowered_block(block_vector.round_blocks)),
-        "numba": Backend("numba", _numba_missing, lowered(_numba), lowered_block(_numba_blocks)),
-        "triton": Backend("triton", gpu.missing, lowered(gpu.round_tensor)),
+        "numba": Backend("numba", _numba_missing, lowered(_numba), lowered_block(round_blocks_on_cpu)),
+        "triton": Backend("triton", gpu.missing, lowered(gpu.round_tensor), lowered_block(block_gpu.round_blocks)),
         "qtorch": Backend("qtorch", qtorch.missing, qtorch.quantize),
     }
     for entry in entry_points(group=ENTRY_POINTS):

@@ -30,8 +30,8 @@ def fill_words(words: Any, first_block: Any, count: Any, draw: Any) -> None:
             c0, c1, c2, c3 = low + np.uint64(j), carry, high0, high1
             k0, k1 = key0, key1
             for _ in range(10):
-                p0, p1 = M0 * c0, M1 * c2
-                c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & LOW, (p0 >> HALF) ^ c3 ^ k1, p0 & LOW
+                p0, p1 = M0 * (c0 & LOW), M1 * (c2 & LOW)
+                c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1, (p0 >> HALF) ^ c3 ^ k1, p0
                 k0, k1 = (k0 + W0) & LOW, (k1 + W1) & LOW
             page[j] = np.uint32(c0)
             page[j + COUNTERS] = np.uint32(c1)

@@ -11,8 +11,9 @@ from hwsim.config.record import Record
 from hwsim.costs import bits_per_element
 from hwsim.datapaths import datapath
 from hwsim.errors import ConfigError
-from hwsim.fields import format_record
-from hwsim.formats import Block
+from hwsim.fields import format_mapping, format_record
+from hwsim.formats import Block, Format
+from hwsim.formats.errors import FormatError
 from hwsim.layering import GEMMS, OPERANDS
 
 from .measured import Meter, survey
@@ -20,7 +21,7 @@ from .places import Place
 from .predicted import Prediction, predict
 from .twins import Twin
 
-CANDIDATES = ("fp4_e2m1fn", "fp6_e2m3fn", "fp8_e4m3fn", "bf16")
+CANDIDATES = tuple(format_record(name) for name in ("fp4_e2m1fn", "fp6_e2m3fn", "fp8_e4m3fn", "bf16"))
 """The shipped choice, cheapest first; the last one is what is left where nothing cheaper will do."""
 
 TRIES = 8
@@ -36,7 +37,7 @@ class Allocation(Record):
         datapath: its YAML as data.
         formats: by `LAYER/GEMM/ROLE`, the format.
         bits: mean bits of an operand, weighted by how many there are.
-        predicted: the sum of the magnitudes of the changes that the casts make alone.
+        predicted: the sum of the magnitudes of the changes that the casts make alone, of those that are predicted.
         measured: the change with all casts at once, by one run: the larger of the loss and the loss after the step.
         limit: what was allowed.
     """
@@ -56,35 +57,50 @@ class Allocation(Record):
 
 @dataclass(frozen=True)
 class _Choice:
-    """One format at one slot: bits moved, and the magnitude of the change."""
+    """One format at one slot: bits moved, and the magnitude of the change; NaN where nothing was predicted."""
 
-    format: str
+    format: Format
     bits: float
     change: float
 
 
-def cast_of(name: str) -> Any:
+def cast_of(fmt: Format) -> Any:
     """How a candidate is used: wide floats as they are, narrow ones scaled by each tensor's largest magnitude."""
-    fmt = format_record(name)
-    return name if isinstance(fmt, Block) or fmt.bits >= 16 else {"format": name, "scaling": "absmax"}
+    declared = fmt.name if _is_known(fmt) else format_mapping(fmt)
+    return declared if isinstance(fmt, Block) or fmt.bits >= 16 else {"format": declared, "scaling": "absmax"}
+
+
+def _is_known(fmt: Format) -> bool:
+    """Whether the format's name alone says it, without the file that declares it."""
+    try:
+        return format_record(fmt.name) == fmt
+    except FormatError:
+        return False
 
 
 def allocate(
-    twin: Twin, name: str, limit: float, candidates: Sequence[str] = CANDIDATES, seed: int = 0, samples: int = 8
+    twin: Twin,
+    name: str,
+    limit: float,
+    candidates: Sequence[Format | str] = CANDIDATES,
+    seed: int = 0,
+    samples: int = 8,
 ) -> Allocation:
     """Propose formats for every operand of every GEMM.
 
     Greedy: all operands start in the cheapest candidate; the slot whose next format lowers the predicted change most for each
     added bit moves on, until the sums of magnitudes are within the limit: that of forward slots, for the loss of the batch, and
-    that of backward ones, for the loss after the step. The proposal is run once; while either loss breaks the limit, the sum that
-    is allowed for it is tightened, a few times at most.
+    that of backward ones, for the loss after the step. A slot of which nothing is predicted in some candidate takes the last
+    one. The proposal is run once; while either loss breaks the limit, the sum that is allowed for it is tightened, a few times at
+    most.
 
     Raises:
         ConfigError: fewer than two candidates.
     """
     if len(candidates) < 2:
         raise ConfigError(f"allocate: got {len(candidates)} candidate formats; allowed: two or more, cheapest first")
-    slots = _slots(twin, candidates, seed, samples)
+    formats = [format_record(candidate) for candidate in candidates]
+    slots = _slots(twin, formats, seed, samples)
     base = twin.step(datapath({"name": name}), {}, seed)[0]
     allowed = {True: limit, False: limit}
     for _ in range(TRIES):
@@ -98,19 +114,19 @@ def allocate(
             break
         # What the forward pass loses, the loss after the step has lost too.
         allowed[broken[0]] *= TIGHTER
-    sizes = {slot: choices[0].bits / bits_per_element(format_record(candidates[0])) for slot, choices in slots.items()}
+    sizes = {slot: choices[0].bits / bits_per_element(choices[0].format) for slot, choices in slots.items()}
     bits = sum(choice.bits for choice in chosen.values()) / sum(sizes.values())
-    formats = {"/".join(slot): choice.format for slot, choice in chosen.items()}
-    predicted = sum(choice.change for choice in chosen.values())
+    named = {"/".join(slot): str(choice.format) for slot, choice in chosen.items()}
+    predicted = sum(choice.change for choice in chosen.values() if not isnan(choice.change))
     return Allocation.model_construct(
-        datapath=data, formats=formats, bits=bits, predicted=predicted, measured=measured, limit=limit
+        datapath=data, formats=named, bits=bits, predicted=predicted, measured=measured, limit=limit
     )
 
 
-def _slots(twin: Twin, candidates: Sequence[str], seed: int, samples: int) -> dict[Slot, list[_Choice]]:
+def _slots(twin: Twin, candidates: Sequence[Format], seed: int, samples: int) -> dict[Slot, list[_Choice]]:
     slots: dict[Slot, list[_Choice]] = {}
-    for name in candidates:
-        machine = datapath({"name": name, "gemm": {"all": dict.fromkeys(OPERANDS, cast_of(name))}})
+    for fmt in candidates:
+        machine = datapath({"name": "candidate", "gemm": {"all": dict.fromkeys(OPERANDS, cast_of(fmt))}})
         found = survey(twin, machine, seed)
         outputs = Meter(twin, machine, [seed], 1, found).base[seed].outputs
         if outputs is None:
@@ -120,33 +136,32 @@ def _slots(twin: Twin, candidates: Sequence[str], seed: int, samples: int) -> di
         )
         for slot, places in _by_slot(found.places).items():
             elements = sum(found.facts[place.port].elements for place in places)
-            slots.setdefault(slot, []).append(
-                _Choice(name, elements * bits_per_element(format_record(name)), _change(prediction, places))
-            )
+            choice = _Choice(fmt, elements * bits_per_element(fmt), _change(prediction, places))
+            slots.setdefault(slot, []).append(choice)
     return slots
 
 
 def _by_slot(places: Sequence[Place]) -> dict[Slot, list[Place]]:
     slots: dict[Slot, list[Place]] = {}
     for place in places:
-        slots.setdefault((place.site.split(":")[0], place.gemm, place.role), []).append(place)
+        slots.setdefault((place.layer, place.gemm, place.role), []).append(place)
     return slots
 
 
 def _change(prediction: Prediction, places: Sequence[Place]) -> float:
-    changes = [prediction.change(place.port) for place in places]
-    return sum(abs(change) for change in changes if not isnan(change))
+    return sum(abs(prediction.change(place.port)) for place in places)
 
 
 def _chosen(slots: Mapping[Slot, Sequence[_Choice]], forward: bool, allowed: float) -> dict[Slot, _Choice]:
     slots = {slot: choices for slot, choices in slots.items() if (slot[1] == "output") is forward}
-    index = dict.fromkeys(slots, 0)
+    unknown = {slot for slot, choices in slots.items() if any(isnan(choice.change) for choice in choices)}
+    index = {slot: len(choices) - 1 if slot in unknown else 0 for slot, choices in slots.items()}
 
     def gain(slot: Slot) -> float:
         now, then = slots[slot][index[slot]], slots[slot][index[slot] + 1]
         return (now.change - then.change) / max(then.bits - now.bits, 1e-9)
 
-    while sum(choices[index[slot]].change for slot, choices in slots.items()) > allowed:
+    while sum(choices[index[slot]].change for slot, choices in slots.items() if slot not in unknown) > allowed:
         open_slots = [slot for slot, choices in slots.items() if index[slot] + 1 < len(choices)]
         if not open_slots:
             break

@@ -13,6 +13,7 @@ from torch.optim import SGD, Optimizer
 
 from hwsim.datapaths import Datapath
 from hwsim.datapaths import datapath as datapath_of
+from hwsim.errors import ConfigError
 
 from .causes import CAUSES
 from .measured import Meter, survey
@@ -39,6 +40,8 @@ def budget(
     samples: int = 8,
     causes: bool = True,
     dtype: torch.dtype | None = torch.float64,
+    steps: int = 1,
+    groups: bool = True,
 ) -> Budget:
     """The error budget of one training step on one batch.
 
@@ -59,23 +62,29 @@ def budget(
         samples: label draws behind the curvature term.
         causes: whether to split every place by cause.
         dtype: what the twin computes in; the casts are the same. None leaves the model's own.
+        steps: optimizer steps on the batch, after which its loss and the weights are compared; what backward casts change is
+            predicted for one step only.
+        groups: whether each role, GEMM and layer is measured alone too, with all but each of them and of the places, and
+            Shapley's shares of the roles.
 
     Raises:
-        ConfigError: the datapath does not fit the model, a batch that is no pair, or sites that match nothing.
+        ConfigError: the datapath does not fit the model, a batch that is no pair, no step, or sites that match nothing.
     """
+    if steps < 1:
+        raise ConfigError(f"budget: steps: got {steps}; allowed: a whole number from 1 on")
     machine = datapath_of(datapath)
     machine = machine.model_copy(update={"name": machine.name or "datapath"})
-    twin = Twin(model, loss_fn, batch, optimizer or SGD(model.parameters(), lr=DEFAULT_LR), dtype)
+    twin = Twin(model, loss_fn, batch, optimizer or SGD(model.parameters(), lr=DEFAULT_LR), dtype, steps)
     found = survey(twin, machine, seeds[0])
     measured_places = chosen(found.places, sites)
     meter = Meter(twin, machine, seeds, draws, found)
-    groups = {place.port: meter.place(place, causes) for place in measured_places}
-    totals = meter.together({port: rows[0] for port, rows in groups.items()})
+    found_rows = {place.port: meter.place(place, causes, groups) for place in measured_places}
+    totals = meter.together({port: rows[0] for port, rows in found_rows.items()}, groups)
     if predict:
         prediction = predicted(twin, machine, meter, measured_places, seeds[0], samples, causes)
-        groups = {place.port: _with(prediction, place, groups[place.port]) for place in measured_places}
+        found_rows = {place.port: _with(prediction, place, found_rows[place.port]) for place in measured_places}
         totals = [_with_total(prediction, row, found.places) if sites is None else row for row in totals]
-    ordered = sorted(groups.values(), key=lambda rows: -abs(rows[0].measured))
+    ordered = sorted(found_rows.values(), key=lambda rows: -abs(rows[0].measured))
     base = meter.base[seeds[0]]
     return Budget(machine.name, tuple(row for rows in ordered for row in rows), tuple(totals), base.loss, base.after, found.facts)
 
@@ -84,7 +93,7 @@ def predicted(
     twin: Twin, machine: Datapath, meter: Meter, places: Sequence[Place], seed: int, samples: int, causes: bool
 ) -> Prediction:
     """The prediction for some places; accumulators and vector units are measured only."""
-    casts = [place for place in places if place.gemm and place.role != "accumulator"]
+    casts = [p for p in places if p.gemm and p.role != "accumulator" and (p.forward or twin.steps == 1)]
     outputs = meter.base[seed].outputs
     if outputs is None:
         return Prediction()

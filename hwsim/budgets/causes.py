@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nan
+from math import frexp, nan
 
 import torch
 from torch import Tensor
 
-from hwsim.casting import apply, magnitude_max, parts, scale_of
+from hwsim.casting import Quantized, apply, magnitude_max, parts, scale_of
 from hwsim.casts import Cast
 from hwsim.fields import format_record
 from hwsim.formats import Block, Draw
@@ -91,6 +91,8 @@ class Facts:
         clipped, underflowed: shares of the elements.
         codes_used: the share of the format's values that occur; NaN for formats of more than 8 bits.
         causes: those that change any element.
+        range: the binary exponents of the smallest and of the largest magnitude that the format has at the scales that were
+            used.
     """
 
     elements: int
@@ -101,12 +103,14 @@ class Facts:
     underflowed: float
     codes_used: float
     causes: tuple[str, ...]
+    range: tuple[int, int]
 
 
 def facts(cast: Cast, x: Tensor, draw: Draw, axis: int) -> Facts:
     """The facts of one tensor at a port."""
     after = stages(cast, x, draw, axis)
     counts = [int((late != early).sum()) for early, late in zip((x, *after), after, strict=False)]
+    found = parts(cast, x, draw, axis)
     finite = x.detach()[torch.isfinite(x)].double()
     amax = float(finite.abs().max()) if finite.numel() else 0.0
     rms = float(finite.square().mean().sqrt()) if finite.numel() else 0.0
@@ -117,8 +121,9 @@ def facts(cast: Cast, x: Tensor, draw: Draw, axis: int) -> Facts:
         _exponents(finite),
         counts[0] / x.numel(),
         counts[1] / x.numel(),
-        _codes_used(cast, x, draw, axis),
+        _codes_used(found),
         tuple(cause for cause, count in zip(CAUSES, counts, strict=True) if count),
+        _range(found),
     )
 
 
@@ -128,8 +133,13 @@ def _exponents(x: Tensor) -> dict[int, int]:
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
-def _codes_used(cast: Cast, x: Tensor, draw: Draw, axis: int) -> float:
-    found = parts(cast, x, draw, axis)
+def _codes_used(found: Quantized) -> float:
     if found.format.bits > COUNTED_BITS:
         return nan
     return len(torch.unique(found.elements)) / len(found.format.values())
+
+
+def _range(found: Quantized) -> tuple[int, int]:
+    unit = found.unit
+    low, high = (1.0, 1.0) if unit is None else (float(unit.min()), float(unit.max()))
+    return frexp(found.format.smallest_subnormal * low)[1] - 1, frexp(found.format.max * high)[1] - 1

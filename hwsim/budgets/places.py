@@ -38,6 +38,12 @@ class Place:
         return f"{self.site or 'optimizer'}/{self.role}" if self.kind == "optimizer" else f"{self.site}/{self.role}"
 
     @property
+    def layer(self) -> str:
+        """The path of the module that it belongs to."""
+        path = self.site.rpartition(".")[0] if self.kind == "optimizer" else self.site.split(":")[0]
+        return path or "(model)"
+
+    @property
     def kind(self) -> Role:
         """The role of a datapath that it belongs to."""
         if self.gemm or self.role == "vector":

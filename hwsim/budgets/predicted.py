@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 from torch.utils._python_dispatch import _disable_current_modes
 
 from hwsim.casting import apply
 from hwsim.datapaths import Datapath
-from hwsim.emulator import emulate
+from hwsim.emulator import Machine, emulate
 from hwsim.emulator.observing import Product
 from hwsim.emulator.ports import Draws, Port
 from hwsim.emulator.records import GemmNote, node_creation_hook
@@ -24,12 +24,12 @@ from .causes import CAUSES, Stage
 from .curvature import root_of_hessian
 from .places import Place
 from .twins import DRAW_STRIDE, Twin, scores
+from .updates import update_direction
 
 Key = tuple[str, str]
 """The port of a place, and the cause up to which its cast goes."""
 
 GemmCall = tuple[str, int]
-GRADIENT_STEP = 1e-3
 
 
 class Prediction:
@@ -95,14 +95,13 @@ def predict(
     cotangents = [root(generator) for _ in range(samples)] if root is not None else []
     with torch.random.fork_rng(devices=[]):
         if any(not place.forward for place in places):
-            direction = _update_direction(twin, seed)
-            for sign in (1, -1):
-                with watch() as model, torch.no_grad():
-                    _tangents(twin, model, direction, sign, seed, probe)
-        with watch() as model:
+            direction = update_direction(twin, seed)
+            with watch() as (model, _), torch.no_grad():
+                _move(twin, model, direction, seed, probe)
+        with watch() as (model, machine_at_work):
             for p in model.parameters():
                 p.requires_grad_(p.is_floating_point())
-            _observe(twin, model, seed, cotangents, probe)
+            _observe(twin, model, machine_at_work, seed, cotangents, probe)
     return probe.prediction
 
 
@@ -113,15 +112,14 @@ class _watched:
         self._model, optimizer = twin.copies()
         self._context = emulate(self._model, machine, optimizer, seed, converters={}, observer=probe)
 
-    def __enter__(self) -> nn.Module:
-        self._context.__enter__()
-        return self._model
+    def __enter__(self) -> tuple[nn.Module, Machine]:
+        return self._model, self._context.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._context.__exit__(*error)
 
 
-def _observe(twin: Twin, model: nn.Module, seed: int, cotangents: Sequence[Tensor], probe: _Probe) -> None:
+def _observe(twin: Twin, model: nn.Module, machine: Machine, seed: int, cotangents: Sequence[Tensor], probe: _Probe) -> None:
     """The forward pass with every error, the backward pass of the loss, and those of the drawn labels."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     torch.manual_seed(seed)
@@ -129,125 +127,118 @@ def _observe(twin: Twin, model: nn.Module, seed: int, cotangents: Sequence[Tenso
     outputs = twin.outputs(model)
     loss = twin.loss_fn(outputs, twin.targets)
     z = scores(outputs)
-    probe.phase = "gradients"
-    torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    probe.phase, probe.samples = "curvature", len(z)
-    for cotangent in cotangents:
-        torch.autograd.grad(z, parameters, cotangent, retain_graph=True, allow_unused=True)
-        probe.end_pass(len(cotangents))
+    probe.phase, probe.factor = "gradients", machine.state_dict()["loss_scaling"]["factor"]
+    torch.autograd.grad(machine.scale(loss), parameters, retain_graph=True, allow_unused=True)
+    edges = probe.edges(len(z))
+    for cotangent in cotangents if edges else ():
+        found = torch.autograd.grad(z, edges, cotangent, retain_graph=True, allow_unused=True)
+        probe.curve(found, len(cotangents))
 
 
-def _tangents(twin: Twin, model: nn.Module, direction: Sequence[Tensor], sign: int, seed: int, probe: _Probe) -> None:
-    """One end of a central difference of every forward GEMM's operands along a direction of the parameters."""
+def _move(twin: Twin, model: nn.Module, direction: Sequence[Tensor], seed: int, probe: _Probe) -> None:
+    """Every forward GEMM's operands with the parameters a small step away along a direction: one end of their difference."""
     parameters = list(model.parameters())
     length = float(torch.stack([d.norm() for d in direction]).norm())
     size = float(torch.stack([p.norm() for p in parameters]).norm())
-    # The cube root balances truncation and rounding of a central difference.
-    relative = torch.finfo(parameters[0].dtype).eps ** (1 / 3)
+    # The square root balances truncation and rounding of a one-sided difference.
+    relative = torch.finfo(parameters[0].dtype).eps ** (1 / 2)
     step = relative * max(size, 1.0) / length if length else 0.0
     with _disable_current_modes():
         for p, d in zip(parameters, direction, strict=True):
-            p.add_(d, alpha=sign * step)
+            p.add_(d, alpha=step)
     torch.manual_seed(seed)
-    probe.phase, probe.weight = "tangents", sign / (2 * step) if step else 0.0
+    probe.phase, probe.step = "moved", step
     twin.outputs(model)
 
 
-def _update_direction(twin: Twin, seed: int) -> list[Tensor]:
-    """The gradient of the loss after the step, times the derivative of each updated weight by its gradient."""
-    model, optimizer = twin.copies()
-    parameters = list(model.parameters())
-    torch.manual_seed(seed)
-    optimizer.zero_grad()
-    twin.loss(model).backward()  # type: ignore[no-untyped-call]
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
-    steps = [GRADIENT_STEP * (g.abs() + g.square().mean().sqrt()) for g in gradients]
-    jacobians = _update_jacobians(twin, gradients, steps)
-    optimizer.step()
-    torch.manual_seed(seed)
-    after = torch.autograd.grad(twin.loss(model), [p for p in parameters if p.requires_grad], allow_unused=True)
-    found = iter(after)
-    slopes = [next(found) if p.requires_grad else None for p in parameters]
-    return [j * slope if slope is not None else torch.zeros_like(j) for j, slope in zip(jacobians, slopes, strict=True)]
-
-
-def _update_jacobians(twin: Twin, gradients: Sequence[Tensor], steps: Sequence[Tensor]) -> list[Tensor]:
-    """d weight / d gradient of an optimizer that acts element by element, by central differences."""
-    ends = [_updated(twin, [g + sign * h for g, h in zip(gradients, steps, strict=True)]) for sign in (1, -1)]
-    return [torch.where(h > 0, (a - b) / (2 * h), 0.0) for a, b, h in zip(*ends, steps, strict=True)]
-
-
-def _updated(twin: Twin, gradients: Sequence[Tensor]) -> list[Tensor]:
-    model, optimizer = twin.copies()
-    for p, g in zip(model.parameters(), gradients, strict=True):
-        p.grad = g if p.requires_grad else None
-    optimizer.step()
-    return [p.detach() for p in model.parameters()]
-
-
 class _Probe:
-    """Looks at every GEMM of a step in which nothing is cast, and sums up what its casts would change."""
+    """Looks at every GEMM of a step in which nothing is cast, and sums up what its casts would change.
+
+    The passes that it is shown, in this order: `moved` (only for backward casts), `errors`, `gradients`, then the curvature's.
+    """
 
     def __init__(self, draws: Mapping[str, int], seed: int, causes: Sequence[str]) -> None:
         self.prediction = Prediction()
         self.phase = ""
-        self.weight = 0.0
-        self.samples = 1
+        self.step = 0.0
+        self.factor = 1.0
+        self._samples = 1
         self._draws = draws
         self._seed = seed
         self._causes = [(cause, apply if cause == CAUSES[-1] else Stage(cause)) for cause in causes]
         self._ports: dict[str, list[list[tuple[str, Port]]]] = {}
         self._errors: dict[GemmCall, list[tuple[str, int, str, Tensor]]] = defaultdict(list)
-        self._tangents: dict[tuple[str, int, int], Tensor] = {}
-        self._inner: dict[tuple[str, int, str], Tensor] = {}
-        self._joint: Tensor | None = None
+        self._nodes: dict[GemmCall, Node] = {}
+        self._curved: list[GemmCall] = []
+        self._operands: dict[tuple[str, int, int], Tensor] = {}
 
     def product(self, product: Product) -> None:
         """A GEMM has run."""
-        if product.gemm == "output" and self.phase == "tangents":
+        if product.gemm == "output" and self.phase == "moved":
+            for i, factor in enumerate(product.factors):
+                self._operands[product.site.name, product.call, i] = factor.x.detach()
+        elif product.gemm == "output" and self.phase == "errors":
             for i, factor in enumerate(product.factors):
                 key = (product.site.name, product.call, i)
-                self._tangents[key] = self._tangents.get(key, 0.0) + self.weight * factor.x.detach()
-        elif product.gemm == "output" and self.phase == "errors":
+                if key in self._operands:
+                    # From here on the tangent, the derivative along the direction.
+                    self._operands[key] = (self._operands[key] - factor.x.detach()) / (self.step or 1.0)
             for port, draw, cause, error in self._changes(product):
                 self._errors[product.site.name, product.call].append((port, draw, cause, error))
         elif product.gemm != "output" and self.phase == "gradients" and product.target is not None:
-            tangent = self._tangents.get((product.site.name, product.call, product.target))
+            tangent = self._operands.get((product.site.name, product.call, product.target))
             if tangent is not None:
                 tangent = tangent.mT if product.flipped else tangent
                 for port, _, cause, error in self._changes(product):
-                    self.prediction.first[port, cause] += float((error * tangent).sum()) / self._draws[port]
+                    self._add(port, cause, float((error * tangent).sum()))
 
     def node(self, node: Node, note: GemmNote) -> None:
         """A forward GEMM's node: its gradients meet its errors."""
         if self.phase == "errors":
-            node.register_prehook(partial(self._gradient, (note.site.name, note.call)))
+            place = note.site.name, note.call
+            self._nodes[place] = node
+            node.register_prehook(partial(self._gradient, place))
 
-    def end_pass(self, passes: int) -> None:
-        """One backward pass of drawn labels is over."""
-        for (port, _, cause), inner in self._inner.items():
-            self.prediction.second[port, cause] += 0.5 * float(inner.square().sum()) / passes / self._draws[port]
-        if self._joint is not None:
-            self.prediction.forward_second += 0.5 * float(self._joint.square().sum()) / passes
-        self._inner.clear()
-        self._joint = None
+    def edges(self, samples: int) -> list[GradientEdge]:
+        """Where the curvature's gradients are asked for: behind every GEMM that has errors."""
+        self.phase, self._samples = "curvature", samples
+        self._curved = [place for place, errors in self._errors.items() if errors and place in self._nodes]
+        found = [GradientEdge(self._nodes[place], 0) for place in self._curved]
+        # The nodes' hooks hold this probe: no cycle outlives the pass.
+        self._nodes.clear()
+        return found
+
+    def curve(self, gradients: Sequence[Tensor | None], passes: int) -> None:
+        """The gradients at those edges of one backward pass of drawn labels."""
+        inner: dict[tuple[str, int, str], Tensor] = {}
+        joint: Tensor | None = None
+        with _disable_current_modes(), torch.no_grad():
+            for place, gradient in zip(self._curved, gradients, strict=True):
+                if gradient is None:
+                    continue
+                for port, draw, cause, error in self._errors[place]:
+                    grouped = self._samples if len(error) % self._samples == 0 else 1
+                    found = torch.linalg.vecdot(error.reshape(grouped, -1), gradient.reshape(grouped, -1))
+                    key = (port, draw, cause)
+                    inner[key] = inner[key] + found if key in inner else found
+                    if cause == CAUSES[-1] and draw == 0:
+                        joint = found if joint is None else joint + found
+            for (port, _, cause), found in inner.items():
+                self.prediction.second[port, cause] += 0.5 * float(found.square().sum()) / passes / self._draws[port]
+            if joint is not None:
+                self.prediction.forward_second += 0.5 * float(joint.square().sum()) / passes
 
     def _gradient(self, place: GemmCall, gradients: Sequence[Tensor | None]) -> None:
         gradient = gradients[0]
-        if gradient is None or self.phase not in ("gradients", "curvature"):
+        if gradient is None or self.phase != "gradients":
             return
         with _disable_current_modes(), torch.no_grad():
-            for port, draw, cause, error in self._errors[place]:
-                products = error * gradient
-                if self.phase == "gradients":
-                    self.prediction.first[port, cause] += float(products.sum()) / self._draws[port]
-                    continue
-                grouped = len(products) % self.samples == 0
-                inner = products.reshape(self.samples if grouped else 1, -1).sum(1)
-                key = (port, draw, cause)
-                self._inner[key] = self._inner[key] + inner if key in self._inner else inner
-                if cause == CAUSES[-1] and draw == 0:
-                    self._joint = inner if self._joint is None else self._joint + inner
+            for port, _, cause, error in self._errors[place]:
+                self._add(port, cause, float(torch.linalg.vecdot(error.reshape(-1), gradient.reshape(-1))))
+
+    def _add(self, port: str, cause: str, change: float) -> None:
+        """A first-order term of one draw; gradients are those of the scaled loss."""
+        self.prediction.first[port, cause] += change / self.factor / self._draws[port]
 
     def _changes(self, product: Product) -> list[tuple[str, int, str, Tensor]]:
         """By port, draw and cause, the change in the product when that cast alone goes as far as that cause."""

@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import hypot, isfinite, nan
 from statistics import fmean, stdev
-from typing import Any
-
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markup import escape
-from rich.table import Table as RichTable
+from typing import TYPE_CHECKING, Any
 
 from .causes import Facts
 
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table as RichTable
+
 TOTAL = "all"
 SHOWN = 20
-MEANS = ("measured", "predicted", "sqnr", "cosine", "gradient_error", "gradient_bias")
+MEANS = ("measured", "predicted", "sqnr", "cosine", "gradient_error", "gradient_bias", "update_error", "all_but")
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,15 @@ class Row:
         predicted: the same from gradients; NaN where nothing is predicted.
         noise: the standard deviation of `measured` over seeds and stochastic draws.
         cast: what is declared there.
-        part: empty for one place; for places together `only ROLE`, `all but ROLE`, `all`, or `interaction`: `all` less the sum
-            of the places alone.
+        part: empty for one place; for places together `all`, `only X` and `all but X` with X a role, `GEMM ...` or `layer ...`,
+            `share of ROLE` (Shapley's), or `interaction`: `all` less the sum of the places alone.
         sqnr: of the model's scores in dB; of forward casts.
         cosine: between the gradients with and without the cast; of backward casts.
         gradient_error, gradient_bias: of those gradients, |g' - g| / |g| and sum(g' - g) / sum |g|.
+        update_error: |u' - u| / |u| of what the steps add to the weights.
+        interval: half the width of the confidence interval (95 %, Student's t) of `measured` over seeds and draws; NaN for a
+            single one.
+        all_but: the change with all places but this one, NaN where there is no other.
     """
 
     datapath: str
@@ -54,6 +59,9 @@ class Row:
     cosine: float = nan
     gradient_error: float = nan
     gradient_bias: float = nan
+    update_error: float = nan
+    interval: float = nan
+    all_but: float = nan
 
     @property
     def name(self) -> str:
@@ -68,7 +76,7 @@ class Budget:
     Args:
         datapath: the machine.
         rows: of each place its whole cast, the largest change first, each followed by its causes.
-        totals: of all places together: `all`, `only` and `all but` each role, and the interaction left over.
+        totals: of places together: `all`, `only` and `all but` each role, GEMM and layer, and the interaction left over.
         loss, after: of the twin that rounds nowhere: of the batch, and of the same batch after the step.
         facts: by port, what went through it.
     """
@@ -98,6 +106,8 @@ class Budget:
     @property
     def headline(self) -> str:
         """The answer in two sentences."""
+        if not isfinite(self.loss):
+            return f"{self.datapath}: the loss of this batch is {self.loss} without any rounding; there is no error to split."
         total = self.part("all")
         text = f"{self.datapath} changes the loss of this batch by {total.measured:+.3g} (from {self.loss:.4g})"
         if not self.places:
@@ -108,8 +118,20 @@ class Budget:
         return text if rho != rho else f"{text} Predicted and measured changes have the rank correlation {rho:.3f}."
 
     def to_json(self) -> str:
-        """`{"rows": [...], "totals": [...], ...}`; what is no number is null."""
-        whole = {
+        """`as_dict` as text; what is no number is null."""
+        return json.dumps(finite(self.as_dict()), indent=1, allow_nan=False)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Budget:
+        """The budget that `to_json` has written."""
+        rows, totals = ([_row_of(row) for row in data[name]] for name in ("rows", "totals"))
+        facts = {port: _facts_of(found) for port, found in data["facts"].items()}
+        loss, after = (nan if data[name] is None else data[name] for name in ("loss", "loss_after_step"))
+        return cls(data["datapath"], tuple(rows), tuple(totals), loss, after, facts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """`{"rows": [...], "totals": [...], ...}`."""
+        return {
             "datapath": self.datapath,
             "headline": self.headline,
             "loss": self.loss,
@@ -119,14 +141,36 @@ class Budget:
             "totals": [asdict(row) for row in self.totals],
             "facts": {port: asdict(found) for port, found in self.facts.items()},
         }
-        return json.dumps(finite(whole), indent=1, allow_nan=False)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The headline, the totals and the largest rows."""
+        """The headline, the totals but those of layers, and the largest rows."""
+        from rich.markup import escape
+
         yield escape(self.headline)
-        yield _table(f"{self.datapath}: places together", self.totals)
+        yield _table(f"{self.datapath}: places together", [row for row in self.totals if " layer " not in row.part])
         more = f" (the {SHOWN} largest of {len(self.places)})" if len(self.places) > SHOWN else ""
         yield _table(f"{self.datapath}: each cast alone{more}", self.places[:SHOWN], self.rows)
+
+
+def _row_of(data: Mapping[str, Any]) -> Row:
+    values: dict[str, Any] = {key: nan if value is None else value for key, value in data.items()}
+    return Row(**values)
+
+
+def _facts_of(data: Mapping[str, Any]) -> Facts:
+    numbers: dict[str, Any] = {key: nan if value is None else value for key, value in data.items()}
+    exponents = {int(exponent): count for exponent, count in data["exponents"].items()}
+    return Facts(**numbers | {"exponents": exponents, "causes": tuple(data["causes"]), "range": tuple(data["range"])})
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, sample standard deviation (0 of one value), and half the width of the mean's confidence interval (NaN of one)."""
+    if len(values) < 2:
+        return fmean(values), 0.0, nan
+    from scipy import stats
+
+    deviation = stdev(values)
+    return fmean(values), deviation, float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
 
 
 def merged(budgets: Sequence[Budget]) -> Budget:
@@ -149,9 +193,9 @@ def _merged(tables: Sequence[Mapping[tuple[str, ...], Row]]) -> list[Row]:
     for key, row in tables[0].items():
         rows = [table[key] for table in tables if key in table]
         means: dict[str, Any] = {name: fmean(getattr(one, name) for one in rows) for name in MEANS}
-        spread = stdev(row.measured for row in rows) if len(rows) > 1 else 0.0
-        noise = hypot(spread, fmean(row.noise for row in rows))
-        found.append(replace(row, **means, noise=noise))
+        _, deviation, interval = spread([one.measured for one in rows])
+        noise = hypot(deviation, fmean(one.noise for one in rows))
+        found.append(replace(row, **means, noise=noise, interval=interval))
     return found
 
 
@@ -194,6 +238,9 @@ def finite(value: Any) -> Any:
 
 
 def _table(title: str, rows: Sequence[Row], everything: Sequence[Row] = ()) -> RichTable:
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
     table = RichTable(title=title, title_justify="left")
     for i, name in enumerate(("where", "measured", "noise", "predicted", *(("mostly",) if everything else ()))):
         table.add_column(name, justify="left" if i in (0, 4) else "right")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, log10, nan
 from typing import Any
 
@@ -30,14 +30,16 @@ class Outcome:
     Args:
         loss: of the batch; NaN where a NaN met a format that has none.
         outputs: of the model.
-        gradients: of every parameter, as one vector; None without a step.
-        after: the loss of the same batch after the step, in the model's own precision; NaN without a step.
+        gradients: of every parameter in the first step, as one vector; None without a step.
+        after: the loss of the same batch after the last step, in the model's own precision; NaN without a step.
+        update: what the steps added to every parameter, as one vector; None without a step.
     """
 
     loss: float
     outputs: Tensor | None = None
     gradients: Tensor | None = None
     after: float = nan
+    update: Tensor | None = None
 
 
 class Twin:
@@ -46,14 +48,21 @@ class Twin:
     Args:
         model, loss_fn, batch, optimizer: as for `hwsim.budget`.
         dtype: what parameters, buffers and the batch are computed in, or None for their own.
+        steps: how many optimizer steps are taken, all on the batch.
     """
 
     def __init__(
-        self, model: nn.Module, loss_fn: Loss, batch: tuple[Any, Any], optimizer: Optimizer, dtype: torch.dtype | None
+        self,
+        model: nn.Module,
+        loss_fn: Loss,
+        batch: tuple[Any, Any],
+        optimizer: Optimizer,
+        dtype: torch.dtype | None,
+        steps: int = 1,
     ) -> None:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise ConfigError(f"batch: got {type(batch).__name__}; allowed: (inputs, targets)")
-        self.loss_fn = loss_fn
+        self.loss_fn, self.steps = loss_fn, steps
         self.inputs, self.targets = _moved(batch[0], dtype), _moved(batch[1], dtype)
         self.start = copy.deepcopy((model, optimizer))
         if dtype is not None:
@@ -85,33 +94,43 @@ class Twin:
         stepping: bool = True,
         observer: Observer | None = None,
     ) -> tuple[Outcome, Machine | None]:
-        """One step from the start (without `stepping` only its forward pass), with the machine that it ran on.
+        """The steps from the start (without `stepping` only the forward pass), with the machine that they ran on.
 
         The seed is torch's own and that of all stochastic rounding, where the draw counts on.
         """
         model, optimizer = self.copies()
+        first = [p.detach().clone() for p in model.parameters()] if stepping else []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
                 with emulate(
                     model, machine, optimizer, seed + draw * DRAW_STRIDE, converters=converters, observer=observer
                 ) as ran:
-                    optimizer.zero_grad()
-                    outputs = self.outputs(model)
-                    loss = self.loss_fn(outputs, self.targets)
-                    outcome = Outcome(loss.item(), scores(outputs).detach())
-                    if not stepping:
-                        return outcome, ran
-                    factor = ran.state_dict()["loss_scaling"]["factor"]
-                    ran.scale(loss).backward()  # type: ignore[no-untyped-call]
-                    gradients = flat_gradients(model) / factor
-                    optimizer.step()
+                    outcome = self._step(model, optimizer, ran, stepping)
+                    for _ in range(self.steps - 1 if stepping else 0):
+                        self._step(model, optimizer, ran, stepping)
             except NanError:
                 return Outcome(nan), None
+            if not stepping:
+                return outcome, ran
             torch.manual_seed(seed)
             with torch.no_grad():
                 after = self.loss(model).item()
-        return Outcome(outcome.loss, outcome.outputs, gradients, after), ran
+                update = torch.cat([(p - q).flatten().double() for p, q in zip(model.parameters(), first, strict=True)])
+        return replace(outcome, after=after, update=update), ran
+
+    def _step(self, model: nn.Module, optimizer: Optimizer, ran: Machine, stepping: bool) -> Outcome:
+        optimizer.zero_grad()
+        outputs = self.outputs(model)
+        loss = self.loss_fn(outputs, self.targets)
+        outcome = Outcome(loss.item(), scores(outputs).detach())
+        if not stepping:
+            return outcome
+        factor = ran.state_dict()["loss_scaling"]["factor"]
+        ran.scale(loss).backward()  # type: ignore[no-untyped-call]
+        gradients = flat_gradients(model) / factor
+        optimizer.step()
+        return replace(outcome, gradients=gradients)
 
 
 def flat_gradients(model: nn.Module) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwsim.formats import Format, FormatError, Projection, Rounding
+from hwsim.formats import Format, FormatError, Levels, Projection, Rounding
 from hwsim.formats.operators import quantize_tensor
 from hwsim.formats.reference import check_projection
 from hwsim.formats.rounding import MODES, OVERFLOWS, Overflow
@@ -73,7 +73,7 @@ def compare(
     total, wrong, first = 0, 0, ""
     asked: dict[str, None] = {}
     excluded: Counter[str] = Counter()
-    for given in inputs(fmt.grid.mantissa_bits).values():
+    for given in _inputs(fmt):
         x = given[_allowed(fmt, peer, given)][::every].contiguous()
         for mode in modes:
             rounding = Rounding.parse(mode)
@@ -94,6 +94,19 @@ def compare(
                     i = int(differ.argmax())
                     first = f"; first: {x[i].item()!r} {mode} {overflow}: {ours[i]!r}, {peer.oracle.name} {expected[i]!r}"
     return Outcome(total, wrong, _summary(list(asked)) + first, tuple(excluded.items()))
+
+
+def _inputs(fmt: Format) -> list[Tensor]:
+    """What a format is compared on; for levels also the numbers where nearest changes, and those beside them.
+
+    Levels have no one number of fraction bits; that of a posit near 1 with two exponent bits is taken for all.
+    """
+    lattice = fmt.lattice
+    if not isinstance(lattice, Levels):
+        return list(inputs(lattice.mantissa_bits).values())
+    edges = torch.tensor(lattice.boundaries, dtype=torch.float64)
+    away = torch.full_like(edges, torch.inf)
+    return [*inputs(max(fmt.bits - 5, 0)).values(), torch.cat([edges, edges.nextafter(away), edges.nextafter(-away)])]
 
 
 def different(ours: Array, theirs: Array) -> Array:

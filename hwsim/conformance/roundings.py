@@ -11,16 +11,18 @@ import torch
 
 from hwsim.catalogue import shipped
 from hwsim.fields import format_record
-from hwsim.formats import Fixed, Float, Format, Integer, named_format
+from hwsim.formats import Fixed, Float, Format, Integer, Logarithmic, Posit, named_format
 
 from .peer_apytypes import APYTYPES
 from .peer_gfloat import GFLOAT, format_info
+from .peer_logarithms import MPFR_LOGARITHMS, XLNS
 from .peer_ml_dtypes import ML_DTYPES, TYPES, numpy_type
 from .peer_mpfr import MPFR
 from .peer_nvidia import NVIDIA, scales
+from .peer_posits import POSIT_STRINGS, SOFTPOSIT, magnitudes_of
 from .peer_softfloat import SOFTFLOAT
 from .peers import Array, Peer, compare, different
-from .registry import Check, Outcome
+from .registry import Check, Depth, Outcome
 
 FIXED = {"fixed8.4": Fixed(8, 4), "ufixed6.8": Fixed(6, 8, signed=False), "fixed8.-3": Fixed(8, -3), "fixed16.15": Fixed(16, 15)}
 """Fixed point has no names of its own in the catalogue; these stand for it."""
@@ -28,9 +30,9 @@ FIXED = {"fixed8.4": Fixed(8, 4), "ufixed6.8": Fixed(6, 8, signed=False), "fixed
 
 @cache
 def subjects() -> Mapping[str, tuple[Format, ...]]:
-    """The floats and integers of the catalogue, without aliases, some fixed point, and P3109 formats by their width."""
+    """The floats, integers, posits and logarithmic numbers of the catalogue, some fixed point, and P3109 formats by width."""
     named = {name: format_record(name) for name, declared in shipped("formats").items() if isinstance(declared.data, Mapping)}
-    single = {name: fmt for name, fmt in named.items() if isinstance(fmt, Float | Integer)} | FIXED
+    single = {name: fmt for name, fmt in named.items() if isinstance(fmt, Float | Integer | Posit | Logarithmic)} | FIXED
     return {name: (fmt,) for name, fmt in single.items()} | {f"binary{k}": p3109(k) for k in range(3, 9)}
 
 
@@ -47,6 +49,10 @@ PEERS: Mapping[str, Peer] = {
     "nvidia": NVIDIA,
     "softfloat": SOFTFLOAT,
     "apytypes": APYTYPES,
+    "softposit": SOFTPOSIT,
+    "posit_strings": POSIT_STRINGS,
+    "xlns": XLNS,
+    "mpfr_logarithms": MPFR_LOGARITHMS,
 }
 QUICK = ("ml_dtypes", "nvidia")
 
@@ -60,6 +66,10 @@ def checks() -> Iterator[Check]:
                 what = "rounding" + (f" of {len(known)} formats" if len(known) > 1 else "")
                 run = partial(_each, partial(compare, peer=peer), known)
                 yield Check(f"formats/{name}/{label}", peer.oracle, what, run, "quick" if label in QUICK else "full")
+        if posits := [fmt for fmt in formats if isinstance(fmt, Posit)]:
+            run = partial(_each, decoded_by_strings, posits)
+            depth: Depth = "quick" if formats[0].bits <= 8 else "full"
+            yield Check(f"codes/{name}/posit_strings", POSIT_STRINGS.oracle, "the value of every code", run, depth)
         listed = [fmt for fmt in formats if isinstance(fmt, Float) and fmt.bits <= 16]
         for peer, decoded in ((GFLOAT, decoded_by_gfloat), (ML_DTYPES, decoded_by_ml_dtypes)):
             if known := [fmt for fmt in listed if peer.has(fmt)]:
@@ -93,6 +103,13 @@ def decoded_by_ml_dtypes(fmt: Format) -> Outcome:
     with np.errstate(invalid="ignore"):
         theirs = codes.view(numpy_type(TYPES[fmt][0])).astype(np.float64)
     return _compared(fmt, theirs)
+
+
+def decoded_by_strings(fmt: Format) -> Outcome:
+    """Every code decoded here and there: the negative ones are the two's complement of the positive."""
+    assert isinstance(fmt, Posit)
+    positive = magnitudes_of(fmt.bits, fmt.es)
+    return _compared(fmt, np.concatenate([positive, [np.nan], -positive[:0:-1]]))
 
 
 def _compared(fmt: Format, theirs: Array) -> Outcome:

@@ -4,5 +4,6 @@ from .audit import AuditRow, NativeRow
 from .context import emulate
 from .machine import Machine
 from .meter import SiteStatistics
+from .watch import NotFinite
 
-__all__ = ["AuditRow", "Machine", "NativeRow", "SiteStatistics", "emulate"]
+__all__ = ["AuditRow", "Machine", "NativeRow", "NotFinite", "SiteStatistics", "emulate"]

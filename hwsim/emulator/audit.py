@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from hwsim.casts import Cast
 from hwsim.layering import Operand
 
+from .opened import native_steps
 from .phases import Phase
-from .sites import Layer, Site
+from .sites import Layer, Site, Sites
 
 
 @dataclass(frozen=True)
@@ -103,17 +105,40 @@ class Audit:
         entry[0] += 1
         entry[1] += flops
 
+    def state_dict(self) -> dict[str, list[list[Any]]]:
+        """The counts, by the names of their places, in the order in which these first ran."""
+        return {
+            "gemms": [
+                [phase.value, op, site.name, site.layer.path, *roles, *entry]
+                for (phase, op, site, *roles), entry in self._gemms.items()
+            ],
+            "vectors": [[phase.value, op, layer.path, *entry] for (phase, op, layer), entry in self._vectors.items()],
+            "moves": [[phase.value, op, layer.path, count] for (phase, op, layer), count in self._moves.items()],
+            "others": [[phase.value, *names, *entry] for (phase, *names), entry in self._others.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, list[list[Any]]], sites: Sites) -> None:
+        """Count on from saved counts; those so far are dropped."""
+        self._gemms = {
+            (Phase(phase), op, sites.site(name, sites.layer(path)), gemm, left, right): [count, flops]
+            for phase, op, name, path, gemm, left, right, count, flops in state["gemms"]
+        }
+        self._vectors = {(Phase(phase), op, sites.layer(path)): entry for phase, op, path, *entry in state["vectors"]}
+        self._moves = {(Phase(phase), op, sites.layer(path)): count for phase, op, path, count in state["moves"]}
+        self._others = {(Phase(phase), op, site, role, cast): entry for phase, op, site, role, cast, *entry in state["others"]}
+
     def rows(self) -> list[AuditRow]:
         """All rows, in the order in which their places first ran."""
         return [*self._gemm_rows(), *self._vector_rows(), *self._move_rows(), *self._other_rows()]
 
     def unemulated(self) -> list[NativeRow]:
-        """The rows without a cast for which values were computed, and why."""
-        return [
+        """The rows without a cast for which values were computed, and the vector unit's inner steps that are torch's own."""
+        results = [
             NativeRow(row.phase, row.op, row.site, row.role, REASONS.get(row.role, UNDECLARED), row.count, row.flops)
             for row in self.rows()
             if row.cast == "none" and row.role != "move"
         ]
+        return [*results, *self._native_steps()]
 
     def coverage(self) -> dict[str, float]:
         """The shares of operations and of FLOPs that ran as the datapath declares; 1.0 is all.
@@ -127,6 +152,12 @@ class Audit:
             share: _ratio(sum(e[i] for e, known in entries if known), sum(e[i] for e, _ in entries))
             for i, share in enumerate(("operations", "flops"))
         }
+
+    def _native_steps(self) -> Iterator[NativeRow]:
+        for (phase, op, layer), (count, flops) in self._vectors.items():
+            reason = native_steps(op, layer.steps)
+            if reason:
+                yield NativeRow(phase.value, op, layer.path, "steps", reason, count, flops)
 
     def _gemm_rows(self) -> Iterator[AuditRow]:
         for (phase, op, site, gemm, left, right), (count, flops) in self._gemms.items():

@@ -60,6 +60,14 @@ class Calls:
         session.next[site] = call + 1
         return call
 
+    def state_dict(self) -> dict[str, int]:
+        """The next number of each site."""
+        return dict(self._next)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Count on from saved numbers."""
+        self._next = dict(state)
+
     def clear(self) -> None:
         """Begin a new step."""
         self._next.clear()

@@ -22,10 +22,11 @@ from .engine import Engine, UnknownOps
 from .machine import Machine
 from .mode import EmulatorMode
 from .observing import Observer
-from .origins import Stored, mark_data
+from .origins import Stored, mark_data, origin_of
 from .ports import Converter, Draws
 from .records import Records, node_creation_hook
 from .scales import Scales
+from .watch import Watch
 
 RECURRENT_BACKENDS: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
 """Whose recurrent layers are one operation with all GEMMs inside."""
@@ -42,6 +43,7 @@ def emulate(
     statistics: bool = False,
     converters: Mapping[str, Converter] | None = None,
     observer: Observer | None = None,
+    watch: bool = False,
 ) -> Iterator[Machine]:
     """Run everything inside the block on a machine: forward, loss, backward and optimizer steps of `model`, unchanged.
 
@@ -51,7 +53,8 @@ def emulate(
     Args:
         model: the network; its modules name the sites.
         datapath: a Datapath, a name, the path of a YAML file, or a mapping.
-        optimizer: whose steps count as training steps; without one those of every optimizer do.
+        optimizer: whose steps count as training steps (those of its `base` where it wraps one, as PARQ does); without one
+            those of every optimizer do.
         seed: of all stochastic rounding.
         unknown_ops: what an operation that the emulator does not know becomes: an `error`, or it may `pass` unrounded.
         rank: the data-parallel rank, for the random words of activations and gradients.
@@ -59,6 +62,7 @@ def emulate(
         converters: by the name of a port (`SITE/GEMM/ROLE`, `LAYER/vector`, `PARAMETER/weight`, ...), how it casts; all other
             ports pass tensors, and `SITE/GEMM/accumulator` keeps a unit. By default every port casts as declared.
         observer: is shown every GEMM.
+        watch: whether to remember where NaN and infinity first appear in each step (`machine.not_finite`; slower).
 
     Raises:
         ConfigError: the datapath does not fit the model, or another block is active.
@@ -73,14 +77,25 @@ def emulate(
     declared = declared.placed(_gemm_layers(model))
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     records = Records(hooked=node_creation_hook is not None)
-    engine = Engine(declared, Draws(seed, rank), unknown_ops, names, statistics, records, converters, observer, Scales(optimizer))
+    engine = Engine(
+        declared,
+        Draws(seed, rank),
+        unknown_ops,
+        names,
+        statistics,
+        records,
+        converters,
+        observer,
+        Scales(optimizer),
+        Watch() if watch else None,
+    )
     mode = EmulatorMode(engine)
     with ExitStack() as stack:
         _hold_weights(engine, model)
         stack.callback(engine.optimizer.release)
         stack.callback(engine.scales.release)
         _open_fused_kernels(stack)
-        _follow_modules(stack, engine, model)
+        _follow_modules(stack, engine, mode, model)
         _follow_steps(stack, engine, mode, optimizer)
         if records.hooked:
             stack.enter_context(node_creation_hook(engine.clock.node_made))
@@ -123,14 +138,14 @@ def _open_fused_kernels(stack: ExitStack) -> None:
     torch.backends.mha.set_fastpath_enabled(False)
 
 
-def _follow_modules(stack: ExitStack, engine: Engine, model: nn.Module) -> None:
+def _follow_modules(stack: ExitStack, engine: Engine, mode: EmulatorMode, model: nn.Module) -> None:
     """Keep the module stack; recurrent layers run without the fused kernels of mkldnn and cuDNN."""
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigError(
                 f"model: {path or 'it'} is compiled TorchScript, whose modules cannot be followed; allowed: nn.Module"
             )
-        _follow_module(stack, engine, module, path)
+        _follow_module(stack, engine, mode, module, path)
 
     def data(_: nn.Module, args: Any, kwargs: Any) -> None:
         mark_data(args)
@@ -139,11 +154,14 @@ def _follow_modules(stack: ExitStack, engine: Engine, model: nn.Module) -> None:
     stack.callback(model.register_forward_pre_hook(data, with_kwargs=True).remove)
 
 
-def _follow_module(stack: ExitStack, engine: Engine, module: nn.Module, path: str) -> None:
+def _follow_module(stack: ExitStack, engine: Engine, mode: EmulatorMode, module: nn.Module, path: str) -> None:
     clock, layer = engine.clock, engine.sites.layer(path)
     flags: list[list[bool]] = []
 
     def enter(module: nn.Module, _: Any) -> None:
+        if not all(p is None or isinstance(origin_of(p), Stored) for p in module._parameters.values()):
+            with mode.rest():
+                engine.optimizer.recall(module._parameters.values())
         clock.enter(layer, module.training)
 
     def leave(_: nn.Module, __: Any, ___: Any) -> None:
@@ -179,7 +197,7 @@ def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimize
         with mode.rest():
             engine.optimizer.end()
         engine.clock.end_step()
-        if optimizer is None or stepping is optimizer:
+        if optimizer is None or stepping is getattr(optimizer, "base", optimizer):
             engine.draws.step += 1
             engine.clock.next_step()
             engine.loss.end_step()

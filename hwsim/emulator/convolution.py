@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from hwsim.layering import Gemm, Operand
-from hwsim.macs.operands import Scaled
-from hwsim.macs.quantized import epilogue, transposed
+from hwsim.macs.quantized import Scaled, epilogue, transposed
 
 from . import lowering, spatial
 from .observing import Factor, Product
+from .opened import total
 from .origins import PLAIN, Role, note, origin_of
 from .phases import Phase
 from .ports import Port
@@ -75,6 +75,7 @@ def run_convolution(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: d
 
     _show(engine, place, ports, geometry, "output", operands, out, multiply)
     out = engine.handed_on(ports.result, out, plan, place.call)
+    engine.see(phase, plan.label, f"{site.name}/output", out, x, weight)
     note(out, PLAIN[Role.INPUT])
     return out
 
@@ -131,6 +132,7 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             0,
         )
         grads[0] = engine.handed_on(to_input.result, grads[0], plan, place.call)
+        engine.see(phase, plan.label, f"{site.name}/grad_input", grads[0], grad, weight)
         grads[0] = _through(site, "input", x, grads[0])
     if mask[1]:
         _count(engine, plan, place, "grad_weight", "grad_output", "input", flops)
@@ -146,8 +148,11 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             1,
         )
         grads[1] = engine.handed_on(to_weight.result, grads[1], plan, place.call)
+        engine.see(phase, plan.label, f"{site.name}/grad_weight", grads[1], grad, x)
         grads[1] = _through(site, "weight", weight, grads[1])
     if mask[2]:
+        if site.layer.steps is not None:
+            grads[2] = total(site.layer.steps, grad, [0, *range(2, grad.dim())])
         grads[2] = engine.vector_result(plan, grads[2], phase, site.layer)
     for g in grads:
         if g is not None:

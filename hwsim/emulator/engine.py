@@ -14,6 +14,7 @@ from hwsim.errors import ConfigError, nearest
 from .audit import Audit
 from .loss_scaling import LossScaler
 from .observing import Observer
+from .opened import STATISTICS
 from .operations import HIDDEN, MOVES, VECTOR, Kind
 from .optimizer import OptimizerUnit
 from .origins import PLAIN, Origin, Role, Stored, joined, note, origin_of, tensors_in
@@ -23,6 +24,8 @@ from .ports import Converter, Draws, Port
 from .records import Records, last_number
 from .scales import Scales
 from .sites import Layer, Site, Sites
+from .stepping import Stepping
+from .watch import Watch
 
 UnknownOps = Literal["error", "pass"]
 ACTIVATIONS = frozenset({"embedding", "_embedding_bag", "_embedding_bag_forward_only"})
@@ -43,6 +46,7 @@ class Engine:
         converters: Mapping[str, Converter] | None = None,
         observer: Observer | None = None,
         scales: Scales | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.draws = draws
         self.unknown_ops = unknown_ops
@@ -50,6 +54,7 @@ class Engine:
         self.loss = LossScaler(datapath.loss_scaling)
         self.sites = Sites(datapath, draws, metered, converters, self.scales)
         self.observer = observer
+        self.watch = watch
         self.records = records
         self.clock = Clockwork(self.sites, records, observer)
         self.audit = Audit()
@@ -71,22 +76,60 @@ class Engine:
         rounded = port(out, call)
         return out.copy_(rounded) if plan.writes else rounded
 
+    def see(self, phase: Phase, op: str, site: str, out: Any, *operands: Tensor) -> None:
+        """Look for NaN and infinity in what an operation gave, where they are watched."""
+        if self.watch is not None:
+            self.watch.see(self.draws.step, phase, op, site, tensors_in((out,), {}), operands)
+
     def run_vector(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Arithmetic: every floating-point result is rounded to the vector unit's format."""
+        """Arithmetic: every floating-point result is rounded to the vector unit's format, after the steps that it declares."""
         phase = self.clock.phase()
         if phase is Phase.OPTIMIZER:
-            return self.optimizer.run(plan, args, kwargs)
-        out = plan.func(*args, **kwargs)
-        tensors = tensors_in(args, kwargs)
-        origin = PLAIN[Role.INPUT] if plan.name in ACTIVATIONS else joined(tensors, False, _is_backward(phase))
+            return self.run_update(plan, args, kwargs)
         layer = self.clock.layer(phase)
+        steps = layer.steps if plan.opened is not None and _is_floating(args) else None
+        tensors = tensors_in(args, kwargs)
+        given = self._kept(plan, args, kwargs, tensors)
+        out = self._vector(plan, args, kwargs, phase, layer, steps, tensors)
+        self.see(phase, plan.label, layer.path, out, *given)
+        return out
+
+    def _kept(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> list[Tensor]:
+        """The operands as they are before the operation writes some of them, where they are watched."""
+        if self.watch is None or not plan.writes:
+            return tensors
+        written = {id(x) for x in plan.written(args, kwargs)}
+        return [x.clone() if id(x) in written else x for x in tensors]
+
+    def _vector(
+        self,
+        plan: Plan,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        phase: Phase,
+        layer: Layer,
+        steps: Stepping | None,
+        tensors: list[Tensor],
+    ) -> Any:
+        out = plan.func(*args, **kwargs) if steps is None else plan.stepped(steps, args, kwargs)
+        origin = PLAIN[Role.INPUT] if plan.name in ACTIVATIONS else joined(tensors, False, _is_backward(phase))
         if not self.records.hooked:
             self._note_layer(phase, tensors)
         if plan.writes:
             self._rewrite(plan, plan.written(args, kwargs), phase, layer, origin)
             if plan.returns_written:
                 return out
+        if steps is not None and plan.name in STATISTICS:
+            return (self._results(plan, out[0], phase, layer, origin), *out[1:])
         return self._results(plan, out, phase, layer, origin)
+
+    def run_update(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], flops: int | None = None) -> Any:
+        """Arithmetic of the optimizer's step."""
+        out = self.optimizer.run(plan, args, kwargs, flops)
+        written = plan.written(args, kwargs) if plan.writes else []
+        if self.watch is not None:
+            self.see(Phase.OPTIMIZER, plan.label, self.optimizer.names_of(written), written or out)
+        return out
 
     def run_move(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Values that only move, or that the program or the host sets: their origin goes with them."""
@@ -205,3 +248,7 @@ def _outside(phase: Phase) -> str:
 
 def _is_backward(phase: Phase) -> bool:
     return phase is Phase.BACKWARD or phase is Phase.CALLBACK
+
+
+def _is_floating(args: tuple[Any, ...]) -> bool:
+    return isinstance(args[0], Tensor) and args[0].is_floating_point()

@@ -48,7 +48,7 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     phase = engine.clock.phase()
     flops = 2 * left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
     if phase is Phase.OPTIMIZER:
-        return engine.optimizer.run(plan, args, kwargs, flops)
+        return engine.run_update(plan, args, kwargs, flops)
     place = placed_backward(engine, plan.name, left, right) if phase is Phase.BACKWARD else None
     place = place or placed_forward(engine, plan.name, left, right, phase)
     ports = place.site.ports(place.gemm, place.left, place.right)
@@ -65,6 +65,7 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     if engine.observer is not None and phase is not Phase.RECOMPUTE:
         engine.observer.product(_shown(place, ports, left, right, out, kwargs.get("alpha", 1)))
     out = engine.handed_on(ports.result, out, plan, place.call)
+    engine.see(phase, plan.label, f"{place.site.name}/{place.gemm}", out, left, right)
     if place.forward is not None:
         out = _through(place, place.forward, out)
     note(out, PLAIN[Role.GRAD if phase is Phase.BACKWARD else _result_role(left, right)])

@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hwsim.errors import ConfigError
 
 from .audit import AuditRow, NativeRow
 from .engine import Engine
 from .meter import SiteStatistics
+from .watch import NotFinite
 from .wire import Hook, gradient_hook
 
 
@@ -40,6 +42,10 @@ class Machine:
         """Every computed tensor that stayed in the model's own precision, and why."""
         return self._engine.audit.unemulated()
 
+    def not_finite(self) -> NotFinite | None:
+        """The first operation that gave NaN or infinity, in the last step that had any; None unless entered with `watch=True`."""
+        return None if self._engine.watch is None else self._engine.watch.found
+
     def statistics(self) -> list[SiteStatistics]:
         """One row for each port that rounded tensors; empty unless the block was entered with `statistics=True`."""
         meters = self._engine.sites.meters.items()
@@ -58,13 +64,18 @@ class Machine:
         return gradient_hook(self._engine, self._rest)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to do the same, bit for bit: seed and step of the random words, the scales that are kept."""
+        """What a resumed run needs to do the same, bit for bit, between two steps; all tensors, numbers and text.
+
+        Seed and step of the random words, call numbers, the scales that are kept, and the audit so far.
+        """
         engine = self._engine
         return {
             "seed": engine.draws.seed,
             "step": self.step,
             "scales": engine.scales.state_dict(),
             "loss_scaling": engine.loss.state_dict(),
+            "numbers": engine.clock.state_dict(),
+            "audit": engine.audit.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -79,3 +90,9 @@ class Machine:
         engine.draws.step = state["step"]
         engine.scales.load_state_dict(state["scales"])
         engine.loss.load_state_dict(state["loss_scaling"])
+        engine.clock.load_state_dict(state["numbers"])
+        engine.audit.load_state_dict(state["audit"], engine.sites)
+
+    def hold_states(self, optimizer: Optimizer) -> None:
+        """Follow the states that an optimizer has loaded, as they are: they were rounded before they were saved."""
+        self._engine.optimizer.hold_states(optimizer)

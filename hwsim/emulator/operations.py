@@ -130,6 +130,22 @@ VECTOR = _names(
 )
 """Arithmetic of the vector unit: every floating-point result is rounded."""
 
+LOSSES = _names("mse_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits soft_margin_loss")
+"""Losses that are one number an element, and then their sum or mean."""
+
+SUMMING = _names(
+    """
+    _adaptive_avg_pool2d _adaptive_avg_pool3d _batch_norm_no_update _batch_norm_with_update _ctc_loss _embedding_bag
+    _embedding_bag_dense_backward _embedding_bag_forward_only _logcumsumexp _masked_softmax _masked_softmax_backward
+    _native_batch_norm_legit _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _pdist_forward
+    adaptive_avg_pool1d avg_pool1d avg_pool2d avg_pool3d batch_norm_backward col2im cudnn_batch_norm cudnn_batch_norm_backward
+    cumprod cumsum dist embedding_dense_backward index_add index_put linalg_vector_norm logcumsumexp logsumexp
+    miopen_batch_norm miopen_batch_norm_backward multi_margin_loss multilabel_margin_loss_forward nansum norm
+    prod renorm scatter_add scatter_reduce segment_reduce std std_mean trace var var_mean
+    """
+)
+"""Arithmetic that sums inside by torch's own kernel, which the vector unit's steps do not reach."""
+
 HIDDEN = _names(
     """
     _addmm_activation _cdist_backward _cdist_forward _cholesky_solve_helper _cslt_sparse_mm _cudnn_attention_backward
@@ -164,8 +180,13 @@ UNDECLARED_WRITES = {"native_batch_norm": (3, 4), "cudnn_batch_norm": (3, 4), "m
 
 
 def base_name(func: OpOverload) -> str:
-    """The name in the tables: without `_foreach_` and without the underscore of an in-place form."""
-    name = str(func._overloadpacket.__name__).removeprefix("_foreach_")
+    """The name of an operation in the tables."""
+    return plain_name(str(func._overloadpacket.__name__))
+
+
+def plain_name(label: str) -> str:
+    """Torch's name without `_foreach_` and without the underscore of an in-place form."""
+    name = label.removeprefix("_foreach_")
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,6 +43,7 @@ class OptimizerUnit:
         self.names = names
         self.update = sites.port(declared.update, "optimizer/update")
         self._ports: dict[Stored, Port] = {}
+        self._weights: dict[Tensor, Stored] = {}
         self._dirty: list[Stored] = []
         self._current: Optimizer | None = None
         self._states_seen = -1
@@ -59,8 +60,19 @@ class OptimizerUnit:
         self.names[scale] = f"{site}/scale"
         self.hold(scale, Stored("scale", f"{site}/scale", scale))
 
+    def recall(self, parameters: Iterable[Tensor | None]) -> None:
+        """Follow parameters whose storage the program has replaced (`p.data = ...`), which forgets what was noted on it."""
+        for p in parameters:
+            stored = self._weights.get(p) if p is not None else None
+            if p is not None and stored is not None and origin_of(p) is not stored:
+                note_stored(p, stored)
+                self.write(stored, "set", Phase.OTHER, 0)
+
     def enter(self, stored: Stored) -> None:
         """Round a tensor that the run starts from."""
+        x = stored.tensor()
+        if x is not None:
+            self._weights[x] = stored
         self.audit.other(Phase.ENTRY, "store", stored.name, stored.kind, self._ports[stored].cast, 0)
         self.store(stored, call=0)
 
@@ -71,11 +83,13 @@ class OptimizerUnit:
             if x is not None:
                 forget(x)
         self._ports.clear()
+        self._weights.clear()
 
     def begin(self, optimizer: Optimizer) -> None:
         """A step begins: the gradients are read, once."""
         self._current, self._states_seen, self._updates = optimizer, -1, 0
         self._find_states()
+        self.recall(_parameters(optimizer))
         for p in _parameters(optimizer):
             if p.grad is None or _is_scale(p):
                 continue
@@ -108,6 +122,21 @@ class OptimizerUnit:
         if plan.kind in UNROUNDED:
             return out
         return self._computed(plan, out, scalar=not any(x.dim() for x in tensors), flops=flops)
+
+    def hold_states(self, optimizer: Optimizer) -> list[Stored]:
+        """Follow an optimizer's states as they are; those that were not followed yet."""
+        found = []
+        for p, state in optimizer.state.items():
+            for key, x in state.items():
+                if isinstance(x, Tensor) and x.is_floating_point() and not isinstance(origin_of(x), Stored):
+                    found.append(Stored(_kind(key), f"{self._name(p)}/{key}", x))
+                    self.hold(x, found[-1])
+        return found
+
+    def names_of(self, written: list[Tensor]) -> str:
+        """The name of the first parameter or state among tensors that were written."""
+        origins = map(origin_of, written)
+        return next((origin.name for origin in origins if isinstance(origin, Stored)), "optimizer")
 
     def store(self, stored: Stored, call: int = 1) -> None:
         """Round a stored tensor to its format."""
@@ -171,15 +200,10 @@ class OptimizerUnit:
         if self._current is None or len(self._current.state) == self._states_seen:
             return False
         self._states_seen = len(self._current.state)
-        found = False
-        for p, state in self._current.state.items():
-            for key, x in state.items():
-                if isinstance(x, Tensor) and x.is_floating_point() and not isinstance(origin_of(x), Stored):
-                    stored = Stored(_kind(key), f"{self._name(p)}/{key}", x)
-                    self.hold(x, stored)
-                    self.write(stored, "made", Phase.OPTIMIZER, 0)
-                    found = True
-        return found
+        made = self.hold_states(self._current)
+        for stored in made:
+            self.write(stored, "made", Phase.OPTIMIZER, 0)
+        return bool(made)
 
     def _name(self, p: Tensor) -> str:
         return self.names.get(p, "parameter")

@@ -95,6 +95,15 @@ class Clockwork:
         self._session = None
         self._outside.ordinals.clear()
 
+    def state_dict(self) -> dict[str, dict[str, int]]:
+        """The numbers that outlive a step: of calls and of operations outside of all modules since it ended."""
+        return {"calls": self.calls.state_dict(), "outside": dict(self._outside.ordinals)}
+
+    def load_state_dict(self, state: dict[str, dict[str, int]]) -> None:
+        """Count on from saved numbers."""
+        self.calls.load_state_dict(state["calls"])
+        self._outside.ordinals = dict(state["outside"])
+
     def phase(self) -> Phase:
         """What runs now."""
         task = graph_task()

@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor
 from torch._ops import OpOverload
 
-from .operations import UNDECLARED_WRITES, base_name, kind_of
+from .opened import opened
+from .operations import UNDECLARED_WRITES, Kind, base_name, kind_of
+from .stepping import Stepping
 
 
 class Plan:
@@ -18,9 +20,10 @@ class Plan:
         writes: whether it writes arguments (in-place, out, foreach, fused; running statistics).
         returns_written: whether its results are the arguments that it declares to write.
         views: whether its results are views of its arguments.
+        opened: how it runs in the vector unit's steps, or None.
     """
 
-    __slots__ = ("_keywords", "_positions", "func", "kind", "label", "name", "returns_written", "views", "writes")
+    __slots__ = ("_keywords", "_positions", "func", "kind", "label", "name", "opened", "returns_written", "views", "writes")
 
     def __init__(self, func: OpOverload) -> None:
         self.func = func
@@ -36,6 +39,7 @@ class Plan:
         self.writes = bool(self._positions or self._keywords)
         returns = func._schema.returns
         self.views = bool(returns) and not self.writes and all(r.alias_info is not None for r in returns)
+        self.opened = opened(self.name, func) if self.kind is Kind.VECTOR else None
 
     def written(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The floating-point tensors that this call writes."""
@@ -43,6 +47,13 @@ class Plan:
         values += [kwargs[name] for name in self._keywords if name in kwargs]
         flat = [x for value in values for x in (value if isinstance(value, (list, tuple)) else (value,))]
         return [x for x in flat if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())]
+
+    def stepped(self, unit: Stepping, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the call gives when the unit's steps do it; the operation has been `opened`."""
+        given = {name: value for name, value in kwargs.items() if name not in self._keywords}
+        out = self.opened(unit, *args, **given) if self.opened is not None else self.func(*args, **kwargs)
+        target = self.target(args, kwargs) if self.returns_written else None
+        return out if target is None else target.copy_(out)
 
     def target(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The tensor that receives the result of an in-place or out form."""

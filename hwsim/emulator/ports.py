@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hwsim.casting import Quantized, apply, elements, parts
+from hwsim.casting import Quantized, apply, apply_in_units, elements, parts
 from hwsim.casts import Cast
-from hwsim.errors import ConfigError
+from hwsim.errors import ConfigError, FormatError
+from hwsim.formats.block import element_format
 from hwsim.formats.philox import Draw
 
 from .meter import Meter
@@ -43,7 +44,7 @@ class Port:
         cast: what is declared, or None.
         site: the name that random words are keyed by.
         ranked: whether the words depend on the data-parallel rank (not for weights and optimizer states).
-        meter: keeps count of what the port does, or None.
+        meter: keeps count of what the port does, or None; with one, tensors are cast as declared.
         convert: how tensors are cast.
         kept: the scale, where it is state of the run.
     """
@@ -91,32 +92,44 @@ class Port:
             return x
         if not x.dim():
             return self(x.reshape(1), call, axis, site).reshape(())
-        if self.kept is None:
-            y = self.convert(self.cast, x, self._draw(call, site), axis)
-        else:
-            y = apply(self.cast, x, self._draw(call, site), axis, self.kept.of(x, call))
+        unit = None
+        try:
+            if self.meter is not None:
+                y, unit = apply_in_units(self.cast, x, self._draw(call, site), axis, self._scale(x, call))
+            elif self.kept is None:
+                y = self.convert(self.cast, x, self._draw(call, site), axis)
+            else:
+                y = apply(self.cast, x, self._draw(call, site), axis, self.kept.of(x, call))
+        except FormatError as error:
+            raise self._placed(error, site) from error
         if y.dtype is not x.dtype:
             raise ConfigError(f"{self.site}: got {x.dtype}, which does not hold {self.cast}; allowed: a model in torch.float32")
-        if self.meter is not None:
-            self.meter.add(x, y, self.cast)
+        self._count(x, y, unit)
         return y
 
     def elements(self, x: Tensor, call: int, axis: int) -> tuple[Tensor, Tensor | None]:
         """The values of the format itself and the scale that they were divided by, as an emulated unit takes them."""
         if self.cast is None or self.passes(x.dtype):
             return x, None
-        values, scale = elements(self.cast, x, self._draw(call, ""), axis, self._scale(x, call))
+        try:
+            values, scale = elements(self.cast, x, self._draw(call, ""), axis, self._scale(x, call))
+        except FormatError as error:
+            raise self._placed(error) from error
         if self.meter is not None:
-            self.meter.add(x, values if scale is None else values * scale, self.cast)
+            unit = None if scale is None else scale.expand(x.shape) if scale.numel() > 1 else scale
+            self._count(x, values if scale is None else values * scale, unit)
         return values, scale
 
     def parts(self, x: Tensor, call: int, axis: int) -> Tensor | Quantized:
         """What a multiplier's port holds: elements and scales; groups and blocks run along `axis`."""
         if self.cast is None or self.passes(x.dtype):
             return x
-        q = parts(self.cast, x, self._draw(call, ""), axis, kept=self._scale(x, call))
+        try:
+            q = parts(self.cast, x, self._draw(call, ""), axis, kept=self._scale(x, call))
+        except FormatError as error:
+            raise self._placed(error) from error
         if self.meter is not None:
-            self.meter.add(x, q.values, self.cast)
+            self._count(x, q.values, q.unit)
         return q
 
     @property
@@ -128,8 +141,18 @@ class Port:
         """The gradient of an operand, given that of what the port made of it."""
         return grad if self.cast is None else through(self.cast, self.kept, x, grad)
 
+    def _count(self, x: Tensor, y: Tensor, unit: Tensor | None) -> None:
+        if self.meter is None or self.cast is None:
+            return
+        squashed = self.cast.scaling is not None and self.cast.scaling.rule == "dorefa"
+        # tanh brings every number into the range, so that none is clipped.
+        self.meter.add(x, y, element_format(self.cast.format), torch.tensor(torch.inf) if squashed else unit)
+
     def _scale(self, x: Tensor, call: int) -> Tensor | None:
         return None if self.kept is None else self.kept.of(x, call)
+
+    def _placed(self, error: FormatError, site: str = "") -> FormatError:
+        return type(error)(f"{site or self.site}: {error}", error.field)
 
     def _draw(self, call: int, site: str) -> Draw:
         return self.draws(site or self.site, call, self.ranked) if self.stochastic else FIXED

@@ -9,8 +9,7 @@ from hwsim.casting import Quantized
 from hwsim.errors import ConfigError, FormatError
 from hwsim.hadamard import rotate
 from hwsim.macs import matmul
-from hwsim.macs.operands import Scaled
-from hwsim.macs.quantized import transposed
+from hwsim.macs.quantized import Scaled, transposed
 
 from .ports import Port
 from .sites import GemmPorts, Site

@@ -13,11 +13,13 @@ from hwsim.formats import Draw
 from hwsim.hadamard import signs
 from hwsim.layering import FIRST_USE, OUTER_FIRST, Gemm, Operand
 from hwsim.macs import Mac, mac
+from hwsim.vector import VectorUnit
 
 from .meter import Meter
 from .origins import Origin, Stored
 from .ports import Converter, Draws, Port
 from .scales import Scales
+from .stepping import Stepping
 
 ACCUMULATOR = "accumulator"
 NATIVE = mac("native")
@@ -44,14 +46,15 @@ class GemmPorts:
 
 
 class Layer:
-    """A module path, what is declared for it, and its vector unit."""
+    """A module path, what is declared for it, and its vector unit: the port that it writes through, and its steps."""
 
-    __slots__ = ("declared", "path", "placed", "vector")
+    __slots__ = ("declared", "path", "placed", "steps", "vector")
 
-    def __init__(self, path: str, declared: LayerPath, vector: Port) -> None:
+    def __init__(self, path: str, declared: LayerPath, vector: Port, steps: Stepping | None = None) -> None:
         self.path = path
         self.declared = declared
         self.vector = vector
+        self.steps = steps
         self.placed: dict[Stored, Site] = {}
 
 
@@ -140,7 +143,8 @@ class Sites:
         if layer is None:
             declared = self.datapath.layer(path)
             vector = self.port(declared.vector, f"{path}/vector")
-            layer = self._layers[path] = Layer(path, declared, vector)
+            steps = vector.cast.steps if isinstance(vector.cast, VectorUnit) else None
+            layer = self._layers[path] = Layer(path, declared, vector, None if steps is None else Stepping(steps))
         return layer
 
     def site(self, name: str, layer: Layer) -> Site:

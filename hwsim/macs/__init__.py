@@ -1,8 +1,8 @@
 """Dot-product units: what they are, and what they compute, bit for bit."""
 
 from .matmul import matmul
-from .operands import Scaled
 from .orders import Alignment, Chunked, Fused, LateSum
+from .quantized import Scaled
 from .record import CInput, Mac, Operands, Promote, Rounded, Scales
 from .units import mac
 

@@ -16,13 +16,9 @@ from hwsim.config import canonical
 from hwsim.errors import FormatError, not_allowed
 from hwsim.formats import Draw
 
-from . import cpu, reference
-from .bases import needs_reference
-from .operands import Array, Port, Scaled, flushed, port, rounded
-from .quantized import Fed, epilogue, fed, narrowed
-from .record import Mac, Operands, Rounded
+from .quantized import Fed, Scaled, epilogue, fed, narrowed
+from .record import Mac, Operands
 from .units import mac as unit
-from .words import Stream, stream
 
 BACKENDS = ("numba", "reference", "triton")
 NATIVE_DTYPES = (torch.float32, torch.float64)
@@ -135,7 +131,8 @@ def _text(mac: Mac) -> str:
 
 
 @lru_cache(maxsize=256)
-def _unit(text: str) -> Mac:
+def declared_unit(text: str) -> Mac:
+    """The unit of a text that `_text` made."""
     declared, names = json.loads(text)
     mac = unit(declared)
     if mac.operands is None:
@@ -153,116 +150,20 @@ def _meta(
     a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, scale_a: torch.Tensor | None, scale_b: torch.Tensor | None,
     mac: str, draw: list[int], site: str, backend: str,
 ) -> torch.Tensor:  # fmt: skip
-    return a.new_empty(result_shape(a, b), dtype=_unit(mac).outermost.format.carrier)
+    return a.new_empty(result_shape(a, b), dtype=declared_unit(mac).outermost.format.carrier)
 
 
-def _cpu(
-    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, scale_a: torch.Tensor | None, scale_b: torch.Tensor | None,
-    mac: str, draw: list[int], site: str, backend: str,
-) -> torch.Tensor:  # fmt: skip
-    if backend == "triton":
-        return _cuda(a, b, c, scale_a, scale_b, mac, draw, site, backend)
-    m = _unit(mac)
-    seed, step, call, rank, offset = draw
-    shape = result_shape(a, b)
-    s = Draw(seed, site, step, call, rank, offset)
-    batch = shape[:-2]
-    words = stream(s, shape.numel(), a.shape[-1])
-    start = None if c is None else entering(c.expand(shape), m)
-    pa, pb = port(m, "input", a, scale_a), port(m, "weight", b, scale_b)
-    if b.dim() == 2:
-        flat = _sum(_folded(pa), pb, None if start is None else start.reshape(-1, shape[-1]), m, words, s, 0, backend)
-        return _result(torch.from_numpy(flat.reshape(shape)), m)
-    parts_a, parts_b = _each(pa, batch), _each(pb, batch)
-    starts = None if start is None else start.reshape(-1, *shape[-2:])
-    size = shape[-2] * shape[-1]
-    done = [
-        _sum(x, y, None if starts is None else starts[n], m, words, s, n * size, backend)
-        for n, (x, y) in enumerate(zip(parts_a, parts_b, strict=True))
-    ]
-    stacked = np.stack(done) if done else np.empty((0, *shape[-2:]))
-    return _result(torch.from_numpy(stacked.reshape(shape)), m)
+def _cpu(*given: Any) -> torch.Tensor:
+    """The compiled loops, whose import takes a second: only who multiplies waits for it."""
+    from .products import on_cpu
+
+    return on_cpu(*given)
 
 
-def _cuda(
-    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, scale_a: torch.Tensor | None, scale_b: torch.Tensor | None,
-    mac: str, draw: list[int], site: str, backend: str,
-) -> torch.Tensor:  # fmt: skip
-    if backend not in ("", "triton"):
-        raise FormatError(
-            f"a: got a tensor on {a.device} for the backend {backend!r}; allowed: CPU tensors, or triton", "backend"
-        )
-    from .device import on_device
+def _cuda(*given: Any) -> torch.Tensor:
+    from .products import on_cuda
 
-    m, shape = _unit(mac), result_shape(a, b)
-    if not a.shape[-1] or not shape.numel():
-        start, sa, sb = (None if t is None else t.cpu() for t in (c, scale_a, scale_b))
-        return _cpu(a.cpu(), b.cpu(), start, sa, sb, mac, draw, site, "").to(a.device)
-    seed, step, call, rank, offset = draw
-    words = stream(Draw(seed, site, step, call, rank, offset), shape.numel(), a.shape[-1])
-    return _result(on_device(a, b, c, scale_a, scale_b, m, words, shape), m)
-
-
-def entering(c: torch.Tensor, mac: Mac) -> Array:
-    """C as it enters: flushed, and rounded to its format."""
-    data = c.detach().to(torch.float64).numpy()
-    if mac.flush_inputs != "none":
-        data = flushed(data, mac.c_format.smallest_normal, mac.flush_inputs)
-    return rounded(data.reshape(-1, data.shape[-1]), Rounded(format=mac.c_format, nan="zero")).reshape(data.shape)
-
-
-def _folded(p: Port) -> Port:
-    """A batch of A as one matrix: its rows one after another."""
-    terms = p.values.shape[-1]
-    scales = None if p.scales is None else p.scales.reshape(-1, p.scales.shape[-1])
-    return Port(p.values.reshape(int(np.prod(p.values.shape[:-1])), terms), scales, p.format)
-
-
-def _each(p: Port, batch: torch.Size) -> list[Port]:
-    """The matrices of a broadcast batch."""
-    values = np.broadcast_to(p.values, (*batch, *p.values.shape[-2:])).reshape(-1, *p.values.shape[-2:])
-    if p.scales is None:
-        return [Port(v, None, p.format) for v in values]
-    scales = np.broadcast_to(p.scales, (*batch, *p.scales.shape[-2:])).reshape(-1, *p.scales.shape[-2:])
-    return [Port(v, s, p.format) for v, s in zip(values, scales, strict=True)]
-
-
-def _sum(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream, draw: Draw, first: int, backend: str) -> Array:
-    if backend == "reference" or needs_reference(a, b, mac):
-        return _by_reference(a, b, c, mac, draw, first, s.outputs)
-    return cpu.matmul(a, b, c, mac, s, first)
-
-
-def _by_reference(a: Port, b: Port, c: Array | None, mac: Mac, draw: Draw, first: int, outputs: int) -> Array:
-    rows, columns = a.values.shape[0], b.values.shape[1]
-    result = np.empty((rows, columns))
-    for i in range(rows):
-        for j in range(columns):
-            terms = reference.Terms(
-                a.values[i].tolist(),
-                b.values[:, j].tolist(),
-                None if a.scales is None else a.scales[i].tolist(),
-                None if b.scales is None else b.scales[:, j].tolist(),
-                a.min_exponent,
-                b.min_exponent,
-                first + i * columns + j,
-                outputs,
-                draw,
-            )
-            result[i, j] = reference.dot(terms, None if c is None else float(c[i, j]), mac)
-    return result
-
-
-def _result(data: torch.Tensor, mac: Mac) -> torch.Tensor:
-    """The sums in the carrier of the unit's result, with one NaN."""
-    places = [mac.accumulator, mac.outermost, *([] if mac.product == "exact" else [mac.product])]
-    refuses = next((place.format for place in places if not place.format.has_nan and place.nan == "error"), None)
-    nan = data.isnan()
-    if refuses is not None and bool(nan.any()):
-        raise FormatError(
-            f"matmul: NaN given to {refuses}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes"
-        )
-    return data.masked_fill_(nan, torch.nan).to(mac.outermost.format.carrier)
+    return on_cuda(*given)
 
 
 library.impl("matmul", _cpu, "CPU")  # type: ignore[no-untyped-call]

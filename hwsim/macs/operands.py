@@ -28,19 +28,6 @@ NO_STREAM = Stream(0, 0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """A block operand as the hardware is given it.
-
-    Args:
-        values: element values, of A (..., M, K), of B (..., K, N).
-        scales: one scale for each run of block elements along K: (..., M, ceil(K / block)), (..., ceil(K / block), N).
-    """
-
-    values: torch.Tensor
-    scales: torch.Tensor
-
-
-@dataclass(frozen=True)
 class Port:
     """A checked operand.
 

@@ -13,11 +13,23 @@ from hwsim.casting import Quantized
 from hwsim.errors import FormatError
 from hwsim.formats.scaled import ScaleLayout
 
-from .operands import Scaled
 from .record import Mac, Operands
 
 Side = Literal["input", "weight"]
 SIDES: tuple[Side, Side] = ("input", "weight")
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A block operand as the hardware is given it.
+
+    Args:
+        values: element values, of A (..., M, K), of B (..., K, N).
+        scales: one scale for each run of block elements along K: (..., M, ceil(K / block)), (..., ceil(K / block), N).
+    """
+
+    values: Tensor
+    scales: Tensor
 
 
 @dataclass(frozen=True)

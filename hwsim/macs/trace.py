@@ -13,8 +13,9 @@ from hwsim.errors import FormatError
 from hwsim.formats import Draw, Format
 
 from . import reference
-from .matmul import entering
-from .operands import Scaled, port
+from .operands import port
+from .products import entering
+from .quantized import Scaled
 from .record import Mac
 from .reference import finite, sign
 from .steps import Real, Step

@@ -18,7 +18,7 @@ from hwsim.errors import FormatError
 from hwsim.formats import Block, Draw, Float, Format
 from hwsim.formats.philox import word
 
-from .operands import Scaled
+from .quantized import Scaled
 from .record import Mac
 from .trace import Trace, code_of, codes_of, trace
 

@@ -14,7 +14,7 @@ from .constructions import (
     squared_l2_slopes,
     stairs,
 )
-from .deploy import DeploymentCheck, HardwareWeight, LayerCheck, check_deployment, to_hardware
+from .deploy import DeploymentCheck, HardwareWeight, LayerCheck, check_deployment, to_hardware, unit_layer
 from .dorefa import dorefa_activation, dorefa_gradient, dorefa_weight
 from .equivalent import EquivalentNoise, equivalent_noise
 from .glm import ABSOLUTE, LOGISTIC, POISSON, SQUARES, Glm
@@ -111,4 +111,5 @@ __all__ = [
     "stability",
     "stairs",
     "to_hardware",
+    "unit_layer",
 ]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import unfold
+from torch.utils._python_dispatch import _disable_current_modes
 
-from hwsim.casts import Channel, Granularity, Group
+from hwsim.casting import elements
+from hwsim.casts import Cast, Channel, Granularity, Group
+from hwsim.datapaths import Datapath
+from hwsim.emulator import emulate
 from hwsim.errors import ConfigError
 from hwsim.formats import Format
+from hwsim.macs import Mac, mac, matmul
 
 from .parq import split_parameters
 from .rows import from_rows, granularity, to_rows
@@ -85,7 +92,7 @@ def to_hardware(
         model: trained; its weights are read.
         fmt: at most 16 bits.
         share: what shares a scale: "tensor", {"channel": axis} or {"group": size}.
-        names: parameters; the weights of all linear and convolution layers unless given.
+        names: parameters; the weights that `split_parameters` finds unless given.
 
     Raises:
         ConfigError: a weight off the grid (the text has its quantization rate and first such element), an unknown name.
@@ -100,22 +107,31 @@ def to_hardware(
 
 
 def check_deployment(
-    model: nn.Module, weights: Mapping[str, HardwareWeight], inputs: torch.Tensor, layer: HardwareLayer | None = None
+    model: nn.Module,
+    weights: Mapping[str, HardwareWeight],
+    inputs: torch.Tensor,
+    layer: HardwareLayer | None = None,
+    datapath: Datapath | str | Mapping[str, Any] | None = None,
 ) -> DeploymentCheck:
     """Whether the network gives the same outputs, bit for bit, with its layers computed from codes and scales.
+
+    Linear and convolution layers are computed anew; what `to_hardware` stored of others (attention's projections) is equal to
+    training's, bit for bit, and is left where it is.
 
     Args:
         model: as trained; it is run in its present mode, without gradients.
         weights: from `to_hardware`.
         inputs: one batch.
-        layer: computes a layer from its stored weight; `unscaled_layer` unless given.
+        layer: computes a layer from its stored weight: `unscaled_layer` unless given, `unit_layer` for a dot-product unit.
+        datapath: the machine that training was emulated on; what the hardware is held against is then the emulated network, and
+            all but the stored layers runs on that machine in both.
     """
-    stored = {name.rpartition(".")[0]: weight for name, weight in weights.items()}
+    stored = {path: weight for path, own, weight in ((*_split(name), w) for name, w in weights.items()) if own == "weight"}
     modules = {name: module for name, module in model.named_modules() if name in stored}
     trained: dict[str, torch.Tensor] = {}
     deployed: dict[str, torch.Tensor] = {}
     compute = layer or unscaled_layer
-    expected = _run(model, modules, inputs, lambda name, _, output: trained.update({name: output}))
+    expected = _run(model, modules, inputs, lambda name, _, output: trained.update({name: output.clone()}), datapath)
 
     computing: set[str] = set()
 
@@ -123,11 +139,14 @@ def check_deployment(
         if name in computing:
             return output
         computing.add(name)
-        deployed[name] = compute(modules[name], stored[name], given)
+        with _disable_current_modes():
+            deployed[name] = compute(modules[name], stored[name], given)
+            # In place: an emulator knows the output by its storage.
+            output.copy_(deployed[name])
         computing.remove(name)
-        return deployed[name]
+        return output
 
-    logits = _run(model, modules, inputs, replace)
+    logits = _run(model, modules, inputs, replace, datapath)
     layers = tuple(_compare(name, trained[name], deployed[name]) for name in trained)
     return DeploymentCheck(layers, _compare("logits", expected, logits))
 
@@ -147,6 +166,56 @@ def unscaled_layer(module: nn.Module, weight: HardwareWeight, x: torch.Tensor) -
     return scaled if bias is None else scaled + bias.reshape(shape)
 
 
+def unit_layer(cast: Cast, unit: Mac | str) -> HardwareLayer:
+    """Linear and convolution layers as an accelerator computes them: codes in, one dot-product unit, scales and bias at the end.
+
+    The input goes through `cast`; the unit multiplies its elements with the weight's, in the unit's own order and accumulator;
+    the sums are multiplied by the input's scale, then by the weight's, and the bias is added.
+
+    Args:
+        cast: of the input, with one scale a tensor or none.
+        unit: a dot-product unit or its name; its operand formats hold the elements of both.
+    """
+    chosen = mac(unit)
+
+    def compute(module: nn.Module, weight: HardwareWeight, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(weight.share, Group) or (isinstance(weight.share, Channel) and weight.share.channel != 0):
+            raise ConfigError(f"unit_layer: got scales per {weight.share}; allowed: one a tensor, or one an output channel")
+        codes, scale = elements(cast, x)
+        columns, shape = _columns(module, codes)
+        sums = matmul(columns, weight.elements().flatten(1).T.contiguous(), chosen)
+        sums = sums.to(x.dtype) * (1.0 if scale is None else scale) * weight.scales.reshape(1, -1)
+        bias = getattr(module, "bias", None)
+        return shape(sums if bias is None else sums + bias)
+
+    return compute
+
+
+def _columns(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """The rows of a layer's matrix product, and how its result becomes the layer's output."""
+    if isinstance(module, nn.Linear):
+        return x.reshape(-1, x.shape[-1]), lambda y: y.reshape(*x.shape[:-1], -1)
+    if (
+        not isinstance(module, nn.Conv2d)
+        or module.groups != 1
+        or module.padding_mode != "zeros"
+        or isinstance(module.padding, str)
+    ):
+        raise ConfigError(
+            f"unit_layer: got {module}; allowed: Linear, and Conv2d in one group with a padding of zeros in numbers"
+        )
+    patches = unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
+    windows = zip(x.shape[2:], module.padding, module.dilation, module.kernel_size, module.stride, strict=True)
+    size = [(n + 2 * pad - gap * (k - 1) - 1) // stride + 1 for n, pad, gap, k, stride in windows]
+    rows = patches.transpose(1, 2).reshape(-1, patches.shape[1])
+    return rows, lambda y: y.reshape(len(x), -1, y.shape[-1]).transpose(1, 2).reshape(len(x), -1, *size)
+
+
+def _split(name: str) -> tuple[str, str]:
+    path, _, own = name.rpartition(".")
+    return path, own
+
+
 def _called(module: nn.Module, parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     output: torch.Tensor = torch.func.functional_call(module, parameters, (x,))
     return output
@@ -157,10 +226,12 @@ def _run(
     modules: Mapping[str, nn.Module],
     inputs: torch.Tensor,
     see: Callable[[str, torch.Tensor, torch.Tensor], Any],
+    datapath: Datapath | str | Mapping[str, Any] | None,
 ) -> torch.Tensor:
+    machine = nullcontext() if datapath is None else emulate(model, datapath)
     handles = [m.register_forward_hook(lambda _, args, output, n=n: see(n, args[0], output)) for n, m in modules.items()]
     try:
-        with torch.no_grad():
+        with machine, torch.no_grad():
             return model(inputs)  # type: ignore[no-any-return]
     finally:
         for handle in handles:

@@ -22,7 +22,8 @@ def apply_table(u: torch.Tensor, table: Breakpoints, par: PAR, out: torch.Tensor
     """Write the map of a breakpoint table of `par` at u into `out`, both contiguous CPU tensors of float32 or float64.
 
     Symmetric convex maps are min_k max(|u| - shift_k, q_k) on either side of zero, unrolled for a few levels; with many levels,
-    where the pieces repeat at one distance, the piece is computed instead of searched for.
+    where the pieces repeat at one distance, the piece is computed instead of searched for, and so are its numbers where float64
+    arithmetic gives all of them exactly after rounding to float32.
     """
     x, y = u.detach().view(-1).numpy(), out.view(-1).numpy()
     thresholds, *columns = (c[0].numpy() for c in columns_of([table], u))
@@ -32,7 +33,10 @@ def apply_table(u: torch.Tensor, table: Breakpoints, par: PAR, out: torch.Tensor
     shifts, lows, highs = (c[np.searchsorted(columns[1], 0.0) :] for c in columns)
     if len(shifts) <= MAX_UNROLLED:
         _ramps(x, y, tuple(shifts), tuple(lows), highs[-1])
-    elif ladder := _ladder(shifts, lows, highs):
+    elif (ladder := _ladder(shifts, lows, highs)) and (rule := _rule(table, shifts, lows, highs)):
+        start, rate, last, *_, last_shift = ladder
+        _compute(x, y, start, rate, last, *rule, last_shift)
+    elif ladder:
         _climb(x, y, *ladder)
     else:
         _search(x, y, thresholds, *columns)
@@ -51,6 +55,44 @@ def _ladder(shifts: Array, lows: Array, highs: Array) -> tuple[Any, ...] | None:
         return None
     last_shift = shifts.dtype.type(np.inf) if bounded == len(shifts) else shifts[-1]
     return first - rise / 2, 1 / (step + rise), k[-1], shifts, lows, highs, last_shift
+
+
+def _rule(table: Breakpoints, shifts: Array, lows: Array, highs: Array) -> tuple[float, float, float] | None:
+    """(step, first, rise): level k is k step and shift k is first + k rise for every k, computed in float64 and then rounded."""
+    if shifts.dtype != np.float32:
+        return None
+    middle = len(table.shifts) - len(shifts)
+    step, first = table.highs[middle], table.shifts[middle]
+    bounded = int(np.isfinite(highs).sum())
+    rise = (table.shifts[middle + bounded - 1] - first) / (bounded - 1)
+    k = np.arange(bounded)
+    made = ((k * step, lows), ((k + 1) * step, highs), (first + k * rise, shifts))
+    equal = all(np.array_equal(numbers.astype(np.float32), column[:bounded]) for numbers, column in made)
+    return (step, first, rise) if equal else None
+
+
+@numba.njit(parallel=True, cache=True)
+def _compute(
+    x: Array, y: Array, start: float, rate: float, last: float, step: float, first: float, rise: float, last_shift: float
+) -> None:  # pragma: no cover
+    zero = x.dtype.type(0)
+    for i in numba.prange(len(x)):
+        u = x[i]
+        v = abs(u)
+        zone = (v - start) * rate
+        zone = zone if zone < last else last
+        zone = zone if zone > zero else zero
+        k = np.float64(np.int32(zone))
+        w = v - np.float32(first + k * rise)
+        low = np.float32(k * step)
+        high = np.float32((k + 1.0) * step)
+        w = w if w > low else low
+        w = w if w < high else high
+        beyond = v - last_shift
+        # As in `_climb`: an infinite u, whose `beyond` is NaN under an infinite last slope, stays clipped.
+        w = beyond if beyond > w else w
+        w = w if u > zero else zero - w
+        y[i] = w if u == u else u
 
 
 @numba.njit(parallel=True, cache=True)

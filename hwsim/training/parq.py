@@ -201,16 +201,22 @@ class PARQ(Optimizer):
 
 
 def split_parameters(model: nn.Module, keep: Sequence[str] = ()) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(weights of linear and convolution layers, all other parameters, and those whose names begin with one of `keep`)."""
-    weights: list[nn.Parameter] = []
+    """(matrices that a layer names `weight` or `..._weight...`, all other parameters, and those of modules named in `keep`).
+
+    Linear and convolution layers, the projections of attention and the matrices of recurrent layers are weights; embeddings
+    (unless a layer shares them), normalisation and biases are not.
+
+    Args:
+        keep: beginnings of names of modules.
+    """
+    weights: dict[int, nn.Parameter] = {}
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, nn.Parameter) or weight.ndim < 2 or isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding) or any(name.startswith(prefix) for prefix in keep):
             continue
-        if not any(name.startswith(prefix) for prefix in keep) and not any(weight is w for w in weights):
-            weights.append(weight)
-    taken = {id(w) for w in weights}
-    return weights, [p for p in model.parameters() if id(p) not in taken]
+        for own, weight in module.named_parameters(recurse=False):
+            if "weight" in own and weight.ndim >= 2:
+                weights[id(weight)] = weight
+    return [*weights.values()], [p for p in model.parameters() if id(p) not in weights]
 
 
 def _drawn_groups(base: Optimizer, quantizer: LevelQuantizer | Sequence[LevelQuantizer | None], shares: Any) -> list[_Drawn]:

@@ -174,7 +174,10 @@ class _Problem:
         self._quantize("activations", activations, room, t, first)
         residual -= activations
         self._quantize("output_gradients", residual, room, t, first)
-        w.unsqueeze(2).baddbmm_(x.transpose(1, 2), residual.unsqueeze(2), alpha=run.step_size / batch)
+        if batch == 1:
+            w.addcmul_(x.squeeze(1), residual, value=run.step_size)
+        else:
+            w.unsqueeze(2).baddbmm_(x.transpose(1, 2), residual.unsqueeze(2), alpha=run.step_size / batch)
         self._quantize("storage", w, room, t, first)
 
     def _quantize(self, place: str, x: Tensor, room: Tensor, t: int, first: int) -> None:

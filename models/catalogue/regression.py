@@ -7,11 +7,12 @@ from functools import partial
 from torch import nn
 
 from ..datasets import regression as datasets
-from ..measures import absolute_error, half_squared_error
+from ..measures import absolute_error, half_squared_error, largest_agrees
 from ..registry import CATALOGUE, Count, NonNegative, Seed
 from ..task import Task
 
 DIABETES = "scikit-learn load_diabetes (BSD-3-Clause): Efron et al., Least Angle Regression, Annals of Statistics 32 (2004)"
+DIGITS = "scikit-learn load_digits (BSD-3-Clause): UCI optdigits, E. Alpaydin and C. Kaynak 1998"
 GENERATED = "generated from the seed of the task; setting of arXiv 2510.18259"
 
 
@@ -29,6 +30,13 @@ def diabetes_regression() -> Task:
     """A linear model of disease progression from ten measurements of 442 patients."""
     metrics = {"absolute_error": absolute_error}
     return Task(partial(nn.Linear, 10, 1), datasets.diabetes, half_squared_error, metrics, DIABETES)
+
+
+@CATALOGUE.register
+def digits_one_vs_all() -> Task:
+    """Ten linear models side by side, each +1 for its handwritten digit and -1 for the others; the largest output decides."""
+    metrics = {"accuracy": largest_agrees}
+    return Task(partial(nn.Linear, 64, 10), datasets.digits_one_vs_all, half_squared_error, metrics, DIGITS)
 
 
 def zero_linear(features: int) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""Prediction of the next character in the text of Python's own help."""
+"""Prediction of the next character, in the text of Python's own help or in a file of the user's."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Annotated
 
 from torch import nn
 
-from ..datasets.text import python_help, vocabulary, windows
+from ..datasets.text import text_of, vocabulary, windows
 from ..errors import TaskError
 from ..measures import accuracy, bits_per_symbol, cross_entropy
-from ..networks.text import CharLstm, Gpt, HuggingFaceGpt2
+from ..networks.huggingface import gpt2, llama
+from ..networks.text import CharLstm, Gpt
 from ..registry import CATALOGUE, Count, OneOf
 from ..task import Data, Task
 
-NETWORKS = {"torch": Gpt, "huggingface": HuggingFaceGpt2}
+NETWORKS = {"torch": Gpt, "gpt2": gpt2}
 HELP = "pydoc_data.topics of the running Python (PSF-2.0); it differs between Python versions, and so does its checksum"
 
 
@@ -27,27 +28,52 @@ def char_gpt(
     heads: Count = 4,
     width: Count = 64,
     context: Count = 64,
+    file: str = "",
 ) -> Task:
-    """A small causal transformer; `huggingface` takes GPT-2 of the package transformers instead of plain torch."""
-    if width % heads:
-        raise TaskError(f"width: got {width} for {heads} heads; allowed: a multiple of {heads}", "width")
-    return _language_model(partial(NETWORKS[network], context=context, layers=layers, heads=heads, width=width), context)
+    """A small causal transformer on text: GPT-2's blocks in plain torch, or `gpt2` of the package transformers."""
+    _check_multiple("width", width, heads, f"{heads} heads")
+    make = partial(NETWORKS[network], context=context, layers=layers, heads=heads, width=width)
+    return _language_model(make, context, file)
 
 
 @CATALOGUE.register
-def char_lstm(*, layers: Count = 1, width: Count = 128, context: Count = 64) -> Task:
-    """An LSTM whose state starts at zero in every window."""
-    return _language_model(partial(CharLstm, layers=layers, width=width), context)
+def char_llama(
+    *,
+    layers: Count = 2,
+    heads: Count = 4,
+    key_value_heads: Count = 2,
+    width: Count = 64,
+    context: Count = 64,
+    tied: bool = False,
+    file: str = "",
+) -> Task:
+    """A small Llama of the package transformers on text: rotary positions, RMS norms, gated units, grouped key-value heads."""
+    _check_multiple("width", width, 2 * heads, f"{heads} heads, whose positions turn pairs of numbers")
+    _check_multiple("heads", heads, key_value_heads, f"{key_value_heads} key-value heads")
+    make = partial(llama, context=context, layers=layers, heads=heads, key_value_heads=key_value_heads, width=width, tied=tied)
+    return _language_model(make, context, file)
 
 
-def _language_model(network: Callable[[int], nn.Module], context: int) -> Task:
+@CATALOGUE.register
+def char_lstm(*, layers: Count = 1, width: Count = 128, context: Count = 64, file: str = "") -> Task:
+    """An LSTM on text, whose state starts at zero in every window."""
+    return _language_model(partial(CharLstm, layers=layers, width=width), context, file)
+
+
+def _check_multiple(option: str, given: int, divisor: int, what: str) -> None:
+    if given % divisor:
+        raise TaskError(f"{option}: got {given} for {what}; allowed: a multiple of {divisor}", option)
+
+
+def _language_model(network: Callable[[int], nn.Module], context: int, file: str) -> Task:
     metrics = {"bits_per_character": bits_per_symbol, "accuracy": accuracy}
-    return Task(partial(_model, network), partial(_data, context), cross_entropy, metrics, HELP)
+    source = f"the user's {file}" if file else HELP
+    return Task(partial(_model, network, file), partial(_data, context, file), cross_entropy, metrics, source)
 
 
-def _model(network: Callable[[int], nn.Module]) -> nn.Module:
-    return network(len(vocabulary(python_help())))
+def _model(network: Callable[[int], nn.Module], file: str) -> nn.Module:
+    return network(len(vocabulary(text_of(file))))
 
 
-def _data(context: int) -> Data:
-    return windows(python_help(), context)
+def _data(context: int, file: str) -> Data:
+    return windows(text_of(file), context)

@@ -1,4 +1,4 @@
-"""Regression: float32 inputs (samples, features) and targets (samples, 1)."""
+"""Regression: float32 inputs (samples, features) and targets (samples, outputs)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..task import Data
+from .images import digits
 
 
 def diabetes() -> Data:
@@ -26,6 +27,14 @@ def diabetes() -> Data:
     deviation = torch.tensor([statistics.pstdev(column) for column in columns], dtype=torch.float64)
     rows = ((rows - mean) / deviation).float()
     return Data(rows[~test, :-1], rows[~test, -1:], rows[test, :-1], rows[test, -1:])
+
+
+def digits_one_vs_all() -> Data:
+    """The pixels of the handwritten digits, split and standardised as for the classifiers; targets +1 and -1 for each digit."""
+    data = digits()
+    signs = 2 * torch.eye(10) - 1
+    train, test = signs[data.train_targets], signs[data.test_targets]
+    return Data(data.train_inputs[:].flatten(1), train, data.test_inputs[:].flatten(1), test)
 
 
 def power_law(*, d: int, n: int, test_n: int, a: float, noise: float, seed: int) -> Data:

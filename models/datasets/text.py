@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from ..errors import TaskError
+from ..errors import TaskError, nearest
 from ..task import Data
+
+
+def text_of(file: str) -> str:
+    """The text of a file in UTF-8, or of Python's help where `file` is empty.
+
+    Raises:
+        TaskError: the file is not there, is no UTF-8, or is empty.
+    """
+    if not file:
+        return python_help()
+    path = Path(file)
+    if not path.is_file():
+        beside = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise TaskError(f"file: got {file!r}, which is not there; allowed: a text file{nearest(path.name, beside)}", "file")
+    try:
+        found = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"file: got {file!r}, which is not UTF-8 at byte {error.start}; allowed: UTF-8", "file") from error
+    if not found:
+        raise TaskError(f"file: got {file!r}, which is empty; allowed: a text", "file")
+    return found
 
 
 def python_help() -> str:
@@ -14,6 +38,22 @@ def python_help() -> str:
     from pydoc_data.topics import topics
 
     return "".join(topics.values())
+
+
+def sentences(text: str, count: int, seed: int) -> list[str]:
+    """`count` of the text's distinct sentences of 40 to 200 characters, in an order that the seed decides.
+
+    A sentence ends in `.`, `!` or `?` before white space and a capital letter; white space within it becomes one space.
+
+    Raises:
+        TaskError: there are not so many.
+    """
+    found = re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(text.split()))
+    distinct = [*dict.fromkeys(sentence for sentence in found if 40 <= len(sentence) <= 200)]
+    if count > len(distinct):
+        raise TaskError(f"sentences: got {count}; allowed for this text: at most {len(distinct)}", "sentences")
+    order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))
+    return [distinct[number] for number in order[:count].tolist()]
 
 
 def vocabulary(text: str) -> list[str]:

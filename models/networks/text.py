@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from ..errors import TaskError
 
 
 class _Attention(nn.Module):
@@ -75,28 +72,6 @@ class Gpt(nn.Module):
         return scores
 
 
-class HuggingFaceGpt2(nn.Module):
-    """`transformers.GPT2LMHeadModel` from a configuration, without dropout; arguments as for `Gpt`.
-
-    Raises:
-        TaskError: transformers is not installed.
-    """
-
-    def __init__(self, vocabulary: int, *, context: int, layers: int, heads: int, width: int) -> None:
-        super().__init__()
-        transformers = _transformers()
-        configuration = transformers.GPT2Config(
-            vocab_size=vocabulary, n_positions=context, n_layer=layers, n_head=heads, n_embd=width,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, bos_token_id=None, eos_token_id=None,
-        )  # fmt: skip
-        self.gpt2 = transformers.GPT2LMHeadModel(configuration)
-
-    def forward(self, symbols: Tensor) -> Tensor:
-        """Scores of each next symbol."""
-        scores: Tensor = self.gpt2(symbols).logits
-        return scores
-
-
 class CharLstm(nn.Module):
     """An embedding, `layers` LSTM layers and a linear layer, all `width` wide; the state starts at zero in every sample."""
 
@@ -110,11 +85,3 @@ class CharLstm(nn.Module):
         """Scores of each next symbol."""
         scores: Tensor = self.head(self.lstm(self.symbols(symbols))[0])
         return scores
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise TaskError("network: 'huggingface' needs the package transformers: pip install 'hwsim[hf]'", "network") from error
-    return transformers

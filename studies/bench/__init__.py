@@ -6,21 +6,25 @@ from collections.abc import Callable, Mapping
 
 from hwsim.errors import ConfigError, not_allowed
 
-from . import formats, macs, training
+from . import budgets, formats, macs, steps, training
 from .macs import Rates
 from .measurement import Measurement
+from .steps import Measurements
 
-BENCHMARKS: Mapping[str, Callable[[int], Measurement | Rates]] = {
+BENCHMARKS: Mapping[str, Callable[[int], Measurement | Measurements | Rates]] = {
     "formats": formats.measure,
     "mac": macs.measure,
     "parq": training.step,
     "prox": training.maps,
     "regression": training.regression,
+    "solvers": training.solvers,
+    "training": steps.measure,
+    **budgets.BENCHMARKS,
 }
 """Each takes the number of rounds."""
 
 
-def benchmark(name: str) -> Callable[[int], Measurement | Rates]:
+def benchmark(name: str) -> Callable[[int], Measurement | Measurements | Rates]:
     """The benchmark of this name.
 
     Raises:
@@ -31,4 +35,4 @@ def benchmark(name: str) -> Callable[[int], Measurement | Rates]:
     return BENCHMARKS[name]
 
 
-__all__ = ["BENCHMARKS", "Measurement", "Rates", "benchmark"]
+__all__ = ["BENCHMARKS", "Measurement", "Measurements", "Rates", "benchmark"]

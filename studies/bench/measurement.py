@@ -6,7 +6,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -18,11 +18,13 @@ class Case:
         run: does it once.
         target: the largest ratio to the reference that is promised; None for what is only compared with.
         size: the share of the reference's work that a run does; ratios are brought to the whole.
+        limit: the most seconds that are promised for the whole; None where a ratio says enough.
     """
 
     run: Callable[[], object]
     target: float | None = None
     size: float = 1.0
+    limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Measurement:
         reference: what the ratios are to. seconds: how long one run of it takes.
         ratios: by case. targets: the promised ones.
         comparisons: (fast case, slow case, how many times slower is promised).
+        limits: the most seconds promised, by case.
     """
 
     title: str
@@ -42,10 +45,15 @@ class Measurement:
     ratios: Mapping[str, float]
     targets: Mapping[str, float]
     comparisons: tuple[tuple[str, str, float], ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for machines."""
-        cases = {name: {"ratio": ratio, "target": self.targets.get(name)} for name, ratio in self.ratios.items()}
+        cases: dict[str, dict[str, Any]] = {
+            name: {"ratio": ratio, "target": self.targets.get(name)} for name, ratio in self.ratios.items()
+        }
+        for name, limit in self.limits.items():
+            cases[name] |= {"seconds": self._spent(name), "limit": limit}
         faster = [{"case": a, "than": b, "times": t, "target": goal} for a, b, t, goal in self._faster()]
         return {"title": self.title, "reference": self.reference, "seconds": self.seconds, "cases": cases, "faster": faster}
 
@@ -56,10 +64,16 @@ class Measurement:
         for name, ratio in self.ratios.items():
             goal = self.targets.get(name)
             verdict = "" if goal is None else f"  (at most {goal:g}: {'holds' if ratio <= goal else 'missed'})"
+            if name in self.limits:
+                limit, spent = self.limits[name], self._spent(name)
+                verdict += f"  {spent:.1f} s (at most {limit:g} s: {'holds' if spent <= limit else 'missed'})"
             lines.append(f"  {name:<{width}}  {ratio:8.2f}{verdict}")
         for a, b, times, goal in self._faster():
             lines.append(f"  {a} is {times:.1f} x as fast as {b} (at least {goal:g}: {'holds' if times >= goal else 'missed'})")
         return "\n".join(lines)
+
+    def _spent(self, name: str) -> float:
+        return self.ratios[name] * self.seconds
 
     def _faster(self) -> list[tuple[str, str, float, float]]:
         known = [c for c in self.comparisons if c[0] in self.ratios and c[1] in self.ratios]
@@ -100,4 +114,7 @@ def measured(
                 times[name] = min(times[name], (time.perf_counter() - start) / case.size)
     base = times[reference]
     targets = {name: case.target for name, case in cases.items() if case.target is not None}
-    return Measurement(title, reference, base, {name: spent / base for name, spent in times.items()}, targets, comparisons)
+    limits = {name: case.limit for name, case in cases.items() if case.limit is not None}
+    return Measurement(
+        title, reference, base, {name: spent / base for name, spent in times.items()}, targets, comparisons, limits
+    )

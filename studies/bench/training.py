@@ -18,9 +18,13 @@ from hwsim.training import (
     LSBQ,
     PAR,
     PARQ,
+    Glm,
     Parq,
     Sigmoid,
+    Stopping,
+    accelerated,
     expected_excess_risk,
+    l1_slopes,
     power_law,
     prox,
     quantized_sgd,
@@ -35,6 +39,8 @@ BASE, WRAPPED, RELEASED = "SGD with momentum", "PARQ between updates", "torchao 
 PERIOD = 1 << 30
 """Steps between updates of the levels: after the first step there is none while times are taken."""
 LOOP, SIMULATED = "NumPy loop, five additive quantizers", "quantized_sgd, five additive quantizers"
+SINGLE, BATCHED = "NumPy loop over problems", "accelerated, all problems at once"
+SOLVED = Stopping(1e-8, 5000)
 NUMPY_RECURSION, RECURSION = "NumPy recursion", "expected_excess_risk"
 
 
@@ -96,6 +102,55 @@ def map_cases(x: Tensor) -> dict[str, Case]:
     return cases
 
 
+def solvers(rounds: int) -> Measurement:
+    """1,000 regressions of 50 observations and 200 weights with a convex regularizer, by a fraction of them."""
+    cases = solver_cases(observations=50, dimension=200, few=8, many=128, whole=1000)
+    title = f"1,000 regressions of 50 x 200 with a convex PAR, {torch.get_num_threads()} threads"
+    return measured(title, SINGLE, cases, rounds)
+
+
+def solver_cases(*, observations: int, dimension: int, few: int, many: int, whole: int) -> dict[str, Case]:
+    """Accelerated proximal gradient: a plain loop that solves one problem after another, and the batched solver.
+
+    Args:
+        few, many, whole: how many problems the loop and the solver are given, and of how many the time is told.
+    """
+    draw = torch.Generator().manual_seed(0)
+    design = torch.randn(many, observations, dimension, generator=draw, dtype=torch.float64)
+    truth = torch.zeros(many, dimension, 1, dtype=torch.float64)
+    truth[:, :4] = 2.0
+    noise = 0.5 * torch.randn(many, observations, generator=draw, dtype=torch.float64)
+    problem = Glm(design, torch.bmm(design, truth).squeeze(-1) + noise)
+    levels = tuple(0.5 * k for k in range(9))
+    par = PAR(levels, l1_slopes(levels))
+    each = list(zip(design[:few].numpy(), problem.response[:few].numpy(), strict=True))
+    return {
+        SINGLE: Case(lambda: [numpy_solver(a, b, par, 0.1) for a, b in each], size=few / whole),
+        BATCHED: Case(lambda: accelerated(problem, par, 0.1, stopping=SOLVED), 1.0, many / whole, 20.0),
+    }
+
+
+def numpy_solver(a: np.ndarray, b: np.ndarray, par: PAR, strength: float) -> np.ndarray:
+    """FISTA with restarts on one problem; the prox map is the sum of clipped ramps."""
+    n, d = a.shape
+    curvature = float(np.linalg.norm(a, 2) ** 2) / n
+    tau = strength / curvature
+    q, s = np.array(par.levels), np.array(par.slopes)
+    gaps = np.append(np.diff(q), np.inf)
+    x, before, age = np.zeros(d), np.zeros(d), 0
+    for _ in range(SOLVED.iterations):
+        at = x + age / (age + 3) * (x - before)
+        u = at - a.T @ (a @ at - b) / (n * curvature)
+        ramps = np.clip(np.abs(u)[:, None] - tau * s - q, 0, gaps).sum(1)
+        after = np.sign(u) * ramps
+        moved = after - at
+        age = 0 if moved @ (after - x) < 0 else age + 1
+        before, x = x, after
+        if curvature * np.abs(moved).max() <= SOLVED.tolerance:
+            break
+    return x
+
+
 def regression(rounds: int) -> Measurement:
     """3,000 replicas x 1,000 steps x d = 200, and the recursion at d = 100,000 x 10,000 steps, by a fraction of each."""
     cases = regression_cases(replicas=3000, dimension=200, steps=20, whole=1000, wide=100_000, long=50)
@@ -116,9 +171,11 @@ def regression_cases(*, replicas: int, dimension: int, steps: int, whole: int, w
     spectrum = power_law(wide, 2.0)
     return {
         LOOP: Case(lambda: numpy_sgd(replicas, dimension, steps), size=steps / whole),
-        SIMULATED: Case(lambda: quantized_sgd(**problem, quantizers=quantizers, replicas=replicas), 1.0, steps / whole),
+        SIMULATED: Case(lambda: quantized_sgd(**problem, quantizers=quantizers, replicas=replicas), 1.0, steps / whole, 30.0),
         NUMPY_RECURSION: Case(lambda: numpy_recursion(spectrum, long, 1e-4), size=long / 10_000),
-        RECURSION: Case(lambda: expected_excess_risk(spectrum, 1.0, 1.0, 1e-4, long, quantizers=quantizers), size=long / 10_000),
+        RECURSION: Case(
+            lambda: expected_excess_risk(spectrum, 1.0, 1.0, 1e-4, long, quantizers=quantizers), size=long / 10_000, limit=30.0
+        ),
     }
 
 

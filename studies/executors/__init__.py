@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from hwsim.errors import StudyError
 
+from ..needs import Needs
 from .dask import Dask
 from .executor import Executor, Work
 from .local import Local
@@ -16,16 +17,17 @@ from .ray import Ray
 from .slurm import Slurm
 
 ENTRY_POINTS = "hwsim.executors"
+Make = Callable[[int | None, Needs], Executor]
 
 
 @cache
-def executors() -> Mapping[str, Callable[[int | None], Executor]]:
+def executors() -> Mapping[str, Make]:
     """The executors by name: the built-in ones, then those of the entry-point group `hwsim.executors`.
 
     Raises:
         StudyError: a plug-in takes a name that exists.
     """
-    found: dict[str, Callable[[int | None], Executor]] = {"local": Local, "ray": Ray, "dask": Dask, "slurm": Slurm}
+    found: dict[str, Make] = {"local": Local, "ray": Ray, "dask": Dask, "slurm": Slurm}
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name in found:
             raise StudyError(f"executor: {entry.name!r} of {entry.value} exists already; allowed: a new name")
@@ -33,4 +35,4 @@ def executors() -> Mapping[str, Callable[[int | None], Executor]]:
     return MappingProxyType(found)
 
 
-__all__ = ["Dask", "Executor", "Local", "Ray", "Slurm", "Work", "executors"]
+__all__ = ["Dask", "Executor", "Local", "Needs", "Ray", "Slurm", "Work", "executors"]

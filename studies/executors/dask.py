@@ -7,19 +7,20 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..extras import needed
+from ..needs import MODEST, Needs
 from ..provenance import cores
 from ..schema import Run
 from ..worker import Finished
 from .executor import Work, kept_busy
-from .extras import needed
 
 
 class Dask:
     """Tasks on the Dask cluster of DASK_SCHEDULER_ADDRESS, else on processes of this machine, started and ended with them."""
 
-    def __init__(self, workers: int | None = None) -> None:
-        self.distributed = needed("distributed", "dask")
-        self.workers = workers or cores()
+    def __init__(self, workers: int | None = None, needs: Needs = MODEST) -> None:
+        self.distributed, self.needs = needed("distributed", "dask"), needs
+        self.workers = workers or max(1, cores() // needs.cpus)
 
     def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
         """See `Executor.map`. A run is tried once: what its worker died of would kill the next worker too."""
@@ -28,7 +29,7 @@ class Dask:
         with needed("dask", "dask").config.set({"distributed.scheduler.allowed-failures": 0}), self._client() as client:
 
             def start(run: Run) -> Any:
-                return client.submit(work, run, pure=False, retries=0)
+                return client.submit(work, run, pure=False, retries=0, resources=self._resources())
 
             def ended(under_way: Mapping[Any, Run]) -> tuple[Any, Finished]:
                 self.distributed.wait(list(under_way), return_when="FIRST_COMPLETED")
@@ -39,13 +40,18 @@ class Dask:
 
             yield from kept_busy(runs, self.workers, start, ended)
 
+    def _resources(self) -> dict[str, int]:
+        """What a worker of the cluster must have free; a cluster's workers say so as `--resources GPU=1`."""
+        return {"GPU": self.needs.gpus} if self.needs.gpus else {}
+
     @contextmanager
     def _client(self) -> Iterator[Any]:
         if address := os.environ.get("DASK_SCHEDULER_ADDRESS"):
             with self.distributed.Client(address) as client:
                 yield client
             return
-        local = {"n_workers": self.workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+        local: dict[str, Any] = {"n_workers": self.workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+        local |= {"resources": self._resources()}
         with self.distributed.Client(**local) as client:
             yield client
             # A cluster that is closed while it replaces a dead worker never ends.

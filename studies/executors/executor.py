@@ -18,7 +18,8 @@ Handle = TypeVar("Handle", bound=Hashable)
 class Executor(Protocol):
     """Performs runs somewhere.
 
-    Args of an executor's constructor: `workers`, how many runs at a time, or None for its own choice.
+    Args of an executor's constructor: `workers`, how many runs at a time, or None for its own choice; `needs`, what one of
+    them takes.
     """
 
     workers: int

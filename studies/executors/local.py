@@ -11,6 +11,11 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
+import torch
+
+from hwsim.errors import StudyError
+
+from ..needs import MODEST, Needs
 from ..provenance import cores
 from ..schema import Run
 from ..worker import Finished
@@ -20,13 +25,17 @@ from .executor import Work
 class Local:
     """Processes of this machine, one run at a time each; they end with the process that started them."""
 
-    def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or cores()
+    def __init__(self, workers: int | None = None, needs: Needs = MODEST) -> None:
+        self.needs = needs
+        if needs.gpus > (there := len(_devices())):
+            raise StudyError(f"resources.gpus: a run takes {needs.gpus}; allowed: at most {there}, which torch finds here")
+        places = [cores() // needs.cpus, *([len(_devices()) // needs.gpus] if needs.gpus else [])]
+        self.workers = workers or max(1, min(places))
 
     def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
         """See `Executor.map`."""
         waiting = deque(runs)
-        pool = [_Worker(work) for _ in range(min(self.workers, len(runs)))]
+        pool = [_Worker(work, self._gpus(place)) for place in range(min(self.workers, len(runs)))]
         try:
             for worker in pool:
                 worker.give(waiting.popleft())
@@ -39,7 +48,7 @@ class Local:
                     if not alive:
                         pool.remove(worker)
                         if waiting:
-                            worker = _Worker(work)
+                            worker = _Worker(work, worker.gpus)
                             pool.append(worker)
                     if waiting:
                         worker.give(waiting.popleft())
@@ -47,6 +56,13 @@ class Local:
         finally:
             for worker in pool:
                 worker.end()
+
+    def _gpus(self, place: int) -> str:
+        """The devices that the worker at a place sees; those of this process where runs take none."""
+        if not self.needs.gpus:
+            return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        found = _devices()
+        return ",".join(found[(place * self.needs.gpus + i) % len(found)] for i in range(self.needs.gpus))
 
 
 class _Worker:
@@ -56,9 +72,10 @@ class _Worker:
     # server) train many times slower.
     context = multiprocessing.get_context("spawn")
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, gpus: str) -> None:
+        self.gpus = gpus
         self.pipe, theirs = self.context.Pipe()
-        self.process = self.context.Process(target=_serve, args=(theirs, work), daemon=True)
+        self.process = self.context.Process(target=_serve, args=(theirs, work, gpus), daemon=True)
         self.run: Run | None = None
         self.process.start()
         theirs.close()
@@ -83,19 +100,23 @@ class _Worker:
 
     def end(self) -> None:
         """End the process, whatever it is doing; half-written results are under names that nobody reads."""
-        self.pipe.close()
         if self.run is not None:
             self.process.terminate()
+        with suppress(BrokenPipeError):
+            self.pipe.send(None)
+        self.pipe.close()
         self.process.join()
 
 
-def _serve(pipe: Connection, work: Work) -> None:
+def _serve(pipe: Connection, work: Work, gpus: str) -> None:
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError):
-        while True:
-            pipe.send(work(pipe.recv()))
+        while (run := pipe.recv()) is not None:
+            pipe.send(work(run))
 
 
 def _end_with_parent() -> None:
@@ -103,6 +124,11 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def _devices() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
 
 
 def _death(exitcode: int | None) -> str:

@@ -6,30 +6,31 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
+from ..extras import needed
+from ..needs import MODEST, Needs
 from ..provenance import cores
 from ..schema import Run
 from ..worker import Finished
 from .executor import Work, kept_busy
-from .extras import needed
 
 
 class Ray:
     """Tasks on the Ray cluster of RAY_ADDRESS, else on one of this machine that is started for them and ended with them."""
 
-    def __init__(self, workers: int | None = None) -> None:
-        self.ray = needed("ray", "ray")
-        self.workers = workers or cores()
+    def __init__(self, workers: int | None = None, needs: Needs = MODEST) -> None:
+        self.ray, self.needs = needed("ray", "ray"), needs
+        self.workers = workers or max(1, cores() // needs.cpus)
 
     def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
-        """See `Executor.map`. A run takes as many of the cluster's CPUs as it has threads."""
+        """See `Executor.map`. A run takes the cluster's CPUs and GPUs that the study declares."""
         ray, own = self.ray, not self.ray.is_initialized()
         if own:
-            self._connect(runs)
+            self._connect()
         task = ray.remote(max_retries=0)(_call)
         refs: set[Any] = set()
 
         def start(run: Run) -> Any:
-            ref = task.options(num_cpus=run.threads).remote(work, run)
+            ref = task.options(num_cpus=self.needs.cpus, num_gpus=self.needs.gpus).remote(work, run)
             refs.add(ref)
             return ref
 
@@ -50,14 +51,13 @@ class Ray:
             if own:
                 ray.shutdown()
 
-    def _connect(self, runs: Sequence[Run]) -> None:
+    def _connect(self) -> None:
         # Ray otherwise reports its use over the network.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if os.environ.get("RAY_ADDRESS"):
             self.ray.init(log_to_driver=False)
         else:
-            threads = max((run.threads for run in runs), default=1)
-            self.ray.init(num_cpus=self.workers * threads, include_dashboard=False, log_to_driver=False)
+            self.ray.init(num_cpus=self.workers * self.needs.cpus, include_dashboard=False, log_to_driver=False)
 
 
 def _call(work: Work, run: Run) -> Finished:

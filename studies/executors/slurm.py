@@ -8,11 +8,12 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..extras import needed
+from ..needs import MODEST, Needs
 from ..provenance import cores
 from ..schema import Run
 from ..worker import Finished
 from .executor import Work, kept_busy
-from .extras import needed
 
 JOBS = 64
 DAY = 24 * 60
@@ -24,13 +25,14 @@ LOGS = ".submitit"
 class Slurm:
     """One SLURM job a run, at most 64 at a time by default; where there is no SLURM, submitit's local jobs, one a core.
 
-    What a job needs beside its CPUs and its day of time is said as sbatch reads it, in SBATCH_PARTITION, SBATCH_ACCOUNT and the
-    like. Jobs and their logs are kept in `.submitit` under the working directory, which all nodes must see.
+    What a job needs beside what the study declares (and a day of time) is said as sbatch reads it, in SBATCH_PARTITION,
+    SBATCH_ACCOUNT and the like. Jobs and their logs are kept in `.submitit` under the working directory, which all nodes must
+    see.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
-        self.submitit = needed("submitit", "slurm")
-        self.workers = workers or (JOBS if shutil.which("srun") else cores())
+    def __init__(self, workers: int | None = None, needs: Needs = MODEST) -> None:
+        self.submitit, self.needs = needed("submitit", "slurm"), needs
+        self.workers = workers or (JOBS if shutil.which("srun") else max(1, cores() // needs.cpus))
 
     def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
         """See `Executor.map`."""
@@ -38,7 +40,7 @@ class Slurm:
 
         def start(run: Run) -> Any:
             executor = self.submitit.AutoExecutor(folder=Path(LOGS).resolve())
-            executor.update_parameters(name=f"hwsim-{run.id}", cpus_per_task=run.threads, timeout_min=DAY)
+            executor.update_parameters(name=f"hwsim-{run.id}", **self._parameters())
             job = executor.submit(work, run)
             jobs.add(job)
             return job
@@ -60,3 +62,11 @@ class Slurm:
         finally:
             for job in jobs:
                 job.cancel()
+
+    def _parameters(self) -> dict[str, Any]:
+        """What a job asks for: a little more time and memory than the run's limits, which tell what went over."""
+        needs = self.needs
+        minutes = DAY if needs.seconds is None else 5 + int(needs.seconds / 60)
+        asked: dict[str, Any] = {"cpus_per_task": needs.cpus, "timeout_min": minutes}
+        asked |= {"gpus_per_node": needs.gpus} if needs.gpus else {}
+        return asked | ({"mem_gb": needs.memory_gib + 1} if needs.memory_gib is not None else {})

@@ -77,11 +77,13 @@ class Experiment:
         parameters: a Record whose `name` is a Literal, the experiment's name, and whose docstring begins with the question.
         rows: (parameters, seed) -> rows: a pure function of the two.
         section: all rows of a study, each with the parameters and the seed it belongs to beside its own columns -> the report.
+        check: (parameters) -> nothing, or a TaskError for what the rows need and is not there: a package, a file.
     """
 
     parameters: type[Record]
     rows: Callable[[Any, int], list[Row]]
     section: Callable[[Sequence[Mapping[str, Any]]], Section]
+    check: Callable[[Any], None] | None = None
 
     @property
     def name(self) -> str:

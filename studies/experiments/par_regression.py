@@ -82,7 +82,8 @@ class Parameters(Record):
 def rows(parameters: Parameters, seed: int) -> list[Row]:
     """Quantization rates, then estimation errors, then objectives by iteration."""
     draw = torch.Generator().manual_seed(seed)
-    return [*_rates(parameters, draw), *_zero_slope(parameters, draw), *_errors(parameters, draw), *_objectives(parameters, draw)]
+    parts = (_rates, _zero_slope, _repeated_columns, _errors, _objectives)
+    return [row for part in parts for row in part(parameters, draw)]
 
 
 def _instance(parameters: Parameters, n: int, draw: torch.Generator) -> tuple[Glm, torch.Tensor]:
@@ -118,6 +119,18 @@ def _zero_slope(parameters: Parameters, draw: torch.Generator) -> list[Row]:
     inside = 0.1 * torch.randn(parameters.problems, d, 1, generator=draw, dtype=torch.float64)
     rate = quantization_rate(accelerated(Glm(design, torch.bmm(design, inside).squeeze(-1)), flat, 0.1).x, flat)
     return [{"kind": "zero slope", "rate": float(rate.mean()), "least": float(rate.min()), "bound": 1 - n / d, "share": n / d}]
+
+
+def _repeated_columns(parameters: Parameters, draw: torch.Generator) -> list[Row]:
+    """The other hypothesis: every column of the design twice, so that a weight between two levels comes with its twin."""
+    n, d = max(1, parameters.dimension // 10), parameters.dimension // 2 * 2
+    half = torch.randn(parameters.problems, n, d // 2, generator=draw, dtype=torch.float64)
+    response = torch.randn(parameters.problems, n, generator=draw, dtype=torch.float64)
+    par, strength = parameters.families["convex"], min(parameters.strengths)
+    found = accelerated(Glm(half.repeat(1, 1, 2), response), par, strength, stopping=TIGHT).x
+    rate = quantization_rate(found, par)
+    numbers = {"rate": float(rate.mean()), "least": float(rate.min()), "bound": 1 - n / d, "share": n / d}
+    return [{"kind": "repeated columns", "strength": strength, **numbers}]
 
 
 def _errors(parameters: Parameters, draw: torch.Generator) -> list[Row]:
@@ -171,14 +184,15 @@ def _objectives(parameters: Parameters, draw: torch.Generator) -> list[Row]:
 
 def section(found: Sequence[Mapping[str, Any]]) -> Section:
     """Rates with their bound, errors on logarithmic axes, and convergence."""
-    rates, flat, errors, gaps = ([row for row in found if row["kind"] == k] for k in ("rate", "zero slope", "error", "objective"))
-    tables = [_rate_table(rates, flat), _error_table(errors), _gap_table(gaps)]
+    kinds = ("rate", "zero slope", "repeated columns", "error", "objective")
+    rates, flat, twice, errors, gaps = ([row for row in found if row["kind"] == kind] for kind in kinds)
+    tables = [_rate_table(rates, flat, twice), _error_table(errors), _gap_table(gaps)]
     plots = [
         Plot("Quantization rate against n/d, with the bound 1 - n/d.", _rate_panels(rates)),
         Plot("Estimation error against n.", _error_panels(errors)),
         Plot("Objective above its minimum.", [_gap_panel(gaps)]),
     ]
-    return Section(_headline(rates, flat, errors, gaps), tables, plots)
+    return Section(_headline(rates, flat, twice, errors, gaps), tables, plots)
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> float:
@@ -192,14 +206,18 @@ def _grouped(rows: Sequence[Mapping[str, Any]], *columns: str) -> dict[tuple[Any
     return groups
 
 
-def _rate_table(rates: Sequence[Mapping[str, Any]], flat: Sequence[Mapping[str, Any]]) -> Table:
+def _rate_table(
+    rates: Sequence[Mapping[str, Any]], flat: Sequence[Mapping[str, Any]], twice: Sequence[Mapping[str, Any]]
+) -> Table:
     lines = []
     for (family, share, strength), group in _grouped(rates, "family", "share", "strength").items():
         least = percent(min(row["least"] for row in group))
         lines.append([family, number(share), number(strength), percent(_mean(group, "rate")), least, percent(group[0]["bound"])])
-    if flat:
-        least = percent(min(row["least"] for row in flat))
-        lines.append(["convex, a zero slope", number(flat[0]["share"]), "0.1", percent(_mean(flat, "rate")), least, "none"])
+    for name, members, given in (("convex, a zero slope", flat, "0.1"), ("convex, each column twice", twice, "")):
+        if members:
+            least = percent(min(row["least"] for row in members))
+            strength = given or number(members[0]["strength"])
+            lines.append([name, number(members[0]["share"]), strength, percent(_mean(members, "rate")), least, "none"])
     return Table("Quantization rates", ["family", "n/d", "lambda", "mean", "least", "bound"], lines)
 
 
@@ -253,12 +271,14 @@ def _gap_panel(gaps: Sequence[Mapping[str, Any]]) -> Panel:
 
 
 def _headline(*parts: Sequence[Mapping[str, Any]]) -> str:
-    rates, flat, errors, gaps = parts
+    rates, flat, twice, errors, gaps = parts
     margin = min(row["least"] - row["bound"] for row in rates)
     above = sum(row["least"] >= row["bound"] - 1e-12 for row in rates)
     text = f"The quantization rate is at least 1 - n/d in {above} of {len(rates)} settings (smallest margin {percent(margin)})"
     if flat:
         text += f", and {percent(_mean(flat, 'rate'))} where a slope is zero (1 - n/d would be {percent(flat[0]['bound'])})"
+    if twice:
+        text += f", and {percent(_mean(twice, 'rate'))} where each column is there twice ({percent(twice[0]['bound'])})"
     largest = max(row["n"] for row in errors)
     at = {
         key: _mean(group, "error")

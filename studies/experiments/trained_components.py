@@ -32,7 +32,12 @@ PLACES: Mapping[str, Sequence[tuple[str, str]]] = {
 """GEMM and role of each component but the labels, which are the task's."""
 
 
-def _complete(choice: TaskChoice) -> TaskChoice:
+def completed_task(choice: TaskChoice) -> TaskChoice:
+    """The choice with every option written out.
+
+    Raises:
+        ValueError: no such task or option.
+    """
     try:
         return tasks.completed(choice)
     except TaskError as error:
@@ -48,7 +53,7 @@ class Parameters(Record):
     """
 
     name: Literal["trained_components"]
-    task: Annotated[TaskChoice, AfterValidator(_complete)]
+    task: Annotated[TaskChoice, AfterValidator(completed_task)]
     optimizer: Annotated[Sgd | Adam | AdamW, Field(discriminator="name")]
     cast: CastField
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 from .statistics import Spread, Unit, paired
+
+KNOWN = 3
+"""Of so many roles, those alone and all but each are every set there is."""
 
 if TYPE_CHECKING:
     from .summary import Series
@@ -22,12 +26,14 @@ class BudgetRow:
         alone: the change of the metric when it rounds there only, against no rounding.
         all_but: the change when it rounds everywhere else.
         interaction: the change of all, less `alone` and `all_but`: what the role and the others cost only together.
+        share: Shapley's value of the role, which needs every set of roles; None with more than three of them.
     """
 
     role: str
     alone: Spread
     all_but: Spread
     interaction: Spread
+    share: Spread | None
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def _budget(parts: Mapping[str, Series], metric: str) -> Budget:
     values = {part: one.final(metric) for part, one in parts.items()}
     change = {part: paired(found, values["none"]) for part, found in values.items()}
     roles = [part.removeprefix("only ") for part in parts if part.startswith("only ")]
-    rows = tuple(_row(role, change) for role in roles)
+    rows = tuple(_row(role, roles, change) for role in roles)
     together = _sum([change[f"only {role}"] for role in roles])
     epochs = max((len(rows) for rows in parts["none"].rows.values()), default=0)
     return Budget(
@@ -100,10 +106,30 @@ def _budget(parts: Mapping[str, Series], metric: str) -> Budget:
     )
 
 
-def _row(role: str, change: Mapping[str, Mapping[int, float]]) -> BudgetRow:
+def _row(role: str, roles: Sequence[str], change: Mapping[str, Mapping[int, float]]) -> BudgetRow:
     alone, others = change[f"only {role}"], change.get(f"all but {role}", {})
     interaction = paired(change["all"], _sum([alone, others]))
-    return BudgetRow(role, Spread.of(alone.values()), Spread.of(others.values()), Spread.of(interaction.values()))
+    share = Spread.of(_share(role, roles, change).values()) if len(roles) <= KNOWN else None
+    return BudgetRow(role, Spread.of(alone.values()), Spread.of(others.values()), Spread.of(interaction.values()), share)
+
+
+def _share(role: str, roles: Sequence[str], change: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
+    """The mean, over all orders in which the roles come, of what this one adds to those before it."""
+    gains = []
+    for order in permutations(roles):
+        before = frozenset(order[: order.index(role)])
+        gains.append(paired(_of_set(before | {role}, roles, change), _of_set(before, roles, change)))
+    return {seed: sum(gain[seed] for gain in gains) / len(gains) for seed in _sum(gains)}
+
+
+def _of_set(chosen: frozenset[str], roles: Sequence[str], change: Mapping[str, Mapping[int, float]]) -> Mapping[int, float]:
+    """The change of a set of at most three roles: none, one, all but one, or all of them."""
+    missing = [role for role in roles if role not in chosen]
+    if not missing:
+        return change["all"]
+    if not chosen:
+        return dict.fromkeys(change["all"], 0.0)
+    return change[f"only {next(iter(chosen))}"] if len(chosen) == 1 else change[f"all but {missing[0]}"]
 
 
 def _sum(parts: Sequence[Mapping[int, float]]) -> dict[int, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from hwsim.costs import cost, cost_tables, gemm_cost
+from hwsim.costs import Cost, Work, cost, cost_tables, multiply_adds, work_cost
 from hwsim.errors import HwsimError
 
 from ..store import Store
@@ -24,6 +24,7 @@ class Costs:
         name, unit, node, includes, source: of the table.
         values: by datapath, the cost of all multiply-adds of one training; none where a format is no integer or float.
         front: the datapaths that no other beats in both error and cost.
+        turns: a sentence for each figure of the table on which the front depends.
     """
 
     name: str
@@ -33,38 +34,68 @@ class Costs:
     source: str
     values: Mapping[str, float]
     front: frozenset[str]
+    turns: tuple[str, ...] = ()
 
 
 def costs(report: Report) -> tuple[Costs, ...]:
     """The figures of every shipped table; one axis each, never two tables on one."""
-    store = Store(report.folder)
-    audits = {}
+    store, work = Store(report.folder), dict[str, Work]()
     for name, record in report.records.items():
         rows = pq.read_table(store.runs / record["id"] / "audit.parquet").to_pylist()
-        audits[name] = [row for row in rows if row["phase"] in TRAINING]
-    found = []
+        work[name] = multiply_adds(row for row in rows if row["phase"] in TRAINING)
+    error, found = errors(report), []
     for name in cost_tables():
         table = cost(name)
-        values: dict[str, float] = {}
-        for datapath, rows in audits.items():
-            try:
-                values[datapath] = gemm_cost(table, rows)
-            except HwsimError:
-                # A codebook or a posit: the table has no figure for it.
-                continue
-        front = pareto(errors(report), values)
-        found.append(Costs(name, table.unit, table.node, table.includes, table.source, values, front))
+        values = priced(table, work)
+        front = pareto(error, values)
+        turns = sensitivity(table, work, error)
+        found.append(Costs(name, table.unit, table.node, table.includes, table.source, values, front, turns))
+    return tuple(found)
+
+
+def priced(table: Cost, work: Mapping[str, Work]) -> dict[str, float]:
+    """What each datapath's work costs, of those for whose formats the table has figures."""
+    values = {}
+    for datapath, own in work.items():
+        try:
+            values[datapath] = work_cost(table, own)
+        except HwsimError:
+            # A codebook or a posit: the table has no figure for it.
+            continue
+    return values
+
+
+def sensitivity(table: Cost, work: Mapping[str, Work], errors: Mapping[str, float]) -> tuple[str, ...]:
+    """One sentence for each figure of a table that, halved or doubled, puts another datapath on the front."""
+    front = pareto(errors, priced(table, work))
+    found = []
+    for (field, key), value in table.figures.items():
+        for word, factor in (("half", 0.5), ("twice", 2.0)):
+            other = pareto(errors, priced(table.with_figure((field, key), factor * value), work))
+            joined, left = sorted(other - front), sorted(front - other)
+            changes = [f"{', '.join(names)} would {verb} it" for names, verb in ((joined, "join"), (left, "leave")) if names]
+            if changes:
+                found.append(f"Were {key} ({field}, {value:g}) {word} what it is, {' and '.join(changes)}.")
     return tuple(found)
 
 
 def errors(report: Report) -> dict[str, float]:
-    """By datapath, what is to be small: the metric, or one less it where more is better."""
-    found: dict[str, float] = {}
+    """By datapath, what is to be small, at its best point: the metric, or one less it where more is better."""
+    return {row.series.datapath: _error(report, row) for row in best_rows(report)}
+
+
+def best_rows(report: Report) -> list[Comparison]:
+    """The point with the smallest error of each datapath that finished any."""
+    best: dict[str, Comparison] = {}
     for row in report.comparisons:
-        if row.value.count:
-            value = 1 - row.value.mean if _more_is_better(report) else row.value.mean
-            found[row.series.datapath] = min(value, found.get(row.series.datapath, float("inf")))
-    return found
+        known = best.get(row.series.datapath)
+        if row.value.count and (known is None or _error(report, row) < _error(report, known)):
+            best[row.series.datapath] = row
+    return list(best.values())
+
+
+def _error(report: Report, row: Comparison) -> float:
+    return 1 - row.value.mean if _more_is_better(report) else row.value.mean
 
 
 def pareto(errors: Mapping[str, float], values: Mapping[str, float]) -> frozenset[str]:
@@ -83,10 +114,8 @@ def cost_rows(report: Report, found: Sequence[Costs]) -> tuple[list[str], list[l
     """Header and lines: what one training costs by each table; a star marks the front."""
     header = ["datapath", report.unit.label, *(f"{table.name} ({table.unit})" for table in found)]
     rows = []
-    best: dict[str, Comparison] = {}
-    for row in report.comparisons:
-        best.setdefault(row.series.datapath, row)
-    for name, row in best.items():
+    for row in best_rows(report):
+        name = row.series.datapath
         cells = [f"{table.values[name]:.3g}{' *' * (name in table.front)}" if name in table.values else "-" for table in found]
         rows.append([name, report.unit.number(row.value), *cells])
     return header, rows

@@ -1,56 +1,83 @@
-"""Plots as SVG texts that take the page's colours."""
+"""The figures of comparisons, trainings, role budgets, costs and experiments."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
 
-import matplotlib as mpl
-from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..experiments import Plot
 from .budgets import Budget
-from .costs import Costs
+from .costs import Costs, best_rows
+from .drawing import COLOURS, INK, Drawing
 from .statistics import Unit
 from .summary import Comparison, Report, Series
 
-INK = "#010203"
-"""Stands for the page's text colour while a figure is drawn."""
-
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bb7700", "#777777", "#009988", "#cc3311")
-"""Paul Tol's bright scheme, and two more of his vibrant one (SRON technical note SRON/EPS/TN/09-002)."""
-
 STYLES: dict[str, tuple[str, str]] = {"line": ("-", "."), "dashes": ("--", ""), "dots": (":", ""), "points": ("", "o")}
 WHISKER = {"ecolor": INK, "lw": 1}
-STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "text.parse_math": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": cycler(color=COLOURS),
-    "lines.linewidth": 1.6,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-}
+SHOWN = 24
+"""Lines at most in one plot."""
 
 
-def curves(report: Report, metric: str) -> str:
-    """A metric on the test set by epoch: the mean over the seeds, and a band of one standard deviation."""
-    size = _width(report.grid), max(3.6, 0.6 + 0.19 * len(report.grid))
-    return _drawn(f"{metric} by epoch", size, lambda figure: _curves(figure, report.grid, Unit(metric)))
+FACETS, MOST_PANELS = 3, 12
+"""Panels in a row, and in all."""
 
 
-def ends(report: Report) -> str:
+def curves(report: Report, metric: str) -> Drawing:
+    """A metric on the test set by epoch: the mean over the seeds, and a band of one standard deviation.
+
+    More series than there are colours are shown in panels of their own for all axes but the last one, on common scales.
+    """
+    grid = tuple(series for series in report.grid if series.curve(metric))
+    panels = facets(grid) if len(grid) > len(COLOURS) else {}
+    name, caption = f"{metric} by epoch", f"{metric}: mean over the seeds, with one standard deviation."
+    if 1 < len(panels) <= MOST_PANELS:
+        rows = -(-len(panels) // FACETS)
+        draw = partial(_small_multiples, panels=panels, rows=rows, unit=Unit(metric))
+        return Drawing(name, (3.2 * FACETS, 0.8 + 2.1 * rows), draw, caption)
+    series = [row.series for row in chosen(report.comparisons)]
+    size = _width(series), max(3.6, 0.6 + 0.19 * len(series))
+    return Drawing(name, size, partial(_curves, series=series, unit=Unit(metric)), caption + _left_out(report))
+
+
+def facets(grid: Sequence[Series]) -> dict[str, dict[str, Series]]:
+    """Series by the names of the panel and of the line: the values of all axes but the last, and of the last."""
+    panels: dict[str, dict[str, Series]] = {}
+    for series in grid:
+        *others, last = series.settings.values() or [series.datapath]
+        title = ", ".join(map(str, (series.datapath, *others) if series.settings else others))
+        panels.setdefault(title, {})[str(last)] = series
+    return panels
+
+
+def ends(report: Report) -> Drawing:
     """The metric after the last epoch: the mean over the seeds, its standard deviation, and a small dot for each seed."""
-    rows = [row for row in report.comparisons if row.value.count]
+    rows = [row for row in chosen(report.comparisons) if row.value.count]
     size = _width([row.series for row in rows]), 0.8 + 0.32 * len(rows)
-    return _drawn(f"{report.metric} at the end", size, lambda figure: _ends(figure, rows, report.unit))
+    caption = f"{report.metric} after the last epoch: diamonds are means, lines one standard deviation, dots the seeds."
+    draw = partial(_ends, rows=rows, unit=report.unit)
+    return Drawing(f"{report.metric} at the end", size, draw, caption + _left_out(report))
+
+
+def chosen(rows: Sequence[Comparison]) -> list[Comparison]:
+    """As many rows as a plot can show, in their order: of more the first, and those at the two ends of the ranking."""
+    if len(rows) <= SHOWN:
+        return list(rows)
+    ranked = sorted((row for row in rows[1:] if row.value.count), key=lambda row: row.value.mean)
+    half = (SHOWN - 1) // 2
+    kept = [rows[0], *ranked[:half], *ranked[-half:]]
+    return [row for row in rows if any(row is one for one in kept)]
+
+
+def _left_out(report: Report) -> str:
+    count = len(report.comparisons)
+    return f" Of {count} points the first is shown, and those at the two ends of the ranking." if count > SHOWN else ""
 
 
 def _width(series: Sequence[Series]) -> float:
@@ -58,31 +85,36 @@ def _width(series: Sequence[Series]) -> float:
     return 7.0 + 0.065 * max((len(one.name) - 24 for one in series if len(one.name) > 24), default=0)
 
 
-def budget_bars(budget: Budget) -> str:
+def budget_bars(budget: Budget) -> Drawing:
     """The change that each role makes alone, and the one that is left without it."""
     height = 1.0 + 0.45 * (len(budget.rows) + 1)
-    return _drawn(f"budget of {budget.name}, {budget.metric}", (7.0, height), lambda figure: _budget(figure, budget))
+    return Drawing(f"budget of {budget.name}, {budget.metric}", (7.0, height), partial(_budget, budget=budget))
 
 
-def experiment_plot(plot: Plot) -> str:
+def experiment_plot(plot: Plot) -> Drawing:
     """The panels of an experiment's plot, side by side in rows of two."""
     columns = min(len(plot.panels), 2)
     rows = -(-len(plot.panels) // 2)
-    return _drawn(plot.caption, (7.0 if columns == 1 else 9.5, 3.6 * rows), lambda figure: _panels(figure, plot, rows, columns))
+    draw = partial(_panels, plot=plot, rows=rows, columns=columns)
+    return Drawing(plot.caption, (7.0 if columns == 1 else 9.5, 3.6 * rows), draw, plot.caption)
 
 
-def front_plot(report: Report, costs: Costs) -> str:
+def front_plot(report: Report, costs: Costs) -> Drawing:
     """The metric against one table's cost; a line joins the datapaths that no other beats in both."""
     name = f"{report.metric} against {costs.name}"
-    return _drawn(name, (7.0, 3.6), lambda figure: _front(figure, report, costs))
+    caption = f"{costs.name}: {costs.includes}. {costs.source}."
+    return Drawing(name, (7.0, 3.6), partial(_front, report=report, costs=costs), caption)
 
 
 def _front(figure: Figure, report: Report, costs: Costs) -> None:
     axes = figure.add_subplot()
     factor = report.unit.factor
     line = []
+    shown = {id(row) for row in chosen(report.comparisons)} | {id(row) for row in best_rows(report)}
     for i, row in enumerate(report.comparisons):
         name = row.series.datapath
+        if id(row) not in shown:
+            continue
         if row.value.count and name in costs.values:
             x, y = costs.values[name], factor * row.value.mean
             error = 0.0 if math.isnan(row.value.deviation) else factor * row.value.deviation
@@ -91,9 +123,20 @@ def _front(figure: Figure, report: Report, costs: Costs) -> None:
             if name in costs.front:
                 line.append((x, y))
     axes.plot(*zip(*sorted(line), strict=True) if line else ([], []), color=INK, linewidth=0.8, linestyle="--")
-    axes.set_xscale("log")
+    logarithmic(axes, "x")
     axes.set_xlabel(f"multiply-adds of one training, {costs.name} ({costs.unit}, {costs.node})")
     axes.set_ylabel(report.unit.label)
+
+
+def logarithmic(axes: Axes, name: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, with ticks in plain text: matplotlib's own are formulas."""
+    axes.set(**{f"{name}scale": "log"})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    low, high = sorted(getattr(axes, f"get_{name}lim")())
+    subs = (1.0, 2.0, 5.0) if low > 0 and high < 300 * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _panels(figure: Figure, plot: Plot, rows: int, columns: int) -> None:
@@ -107,32 +150,53 @@ def _panels(figure: Figure, plot: Plot, rows: int, columns: int) -> None:
                 axes.errorbar(line.x, line.y, yerr=line.errors, capsize=2, **options)
             else:
                 axes.plot(line.x, line.y, **options)
-        axes.set_xscale("log" if panel.x_log else "linear")
-        axes.set_yscale("log" if panel.y_log else "linear")
+        if panel.x_log:
+            logarithmic(axes, "x")
+        if panel.y_log:
+            logarithmic(axes, "y")
         axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         axes.legend(fontsize=7, frameon=False)
 
 
-def _curves(figure: Figure, grid: tuple[Series, ...], unit: Unit) -> None:
+def _curves(figure: Figure, series: Sequence[Series], unit: Unit) -> None:
     axes = figure.add_subplot()
-    factor = unit.factor
-    for i, series in enumerate(grid):
-        curve = series.curve(unit.metric)
-        epochs = [epoch + 1 for epoch in curve]
-        means = [factor * spread.mean for spread in curve.values()]
-        widths = [0.0 if math.isnan(spread.deviation) else factor * spread.deviation for spread in curve.values()]
-        dashes = ("-", "--", ":")[i // len(COLOURS) % 3]
-        (line,) = axes.plot(epochs, means, dashes, marker=".", label=series.name)
-        low = [mean - width for mean, width in zip(means, widths, strict=True)]
-        high = [mean + width for mean, width in zip(means, widths, strict=True)]
-        axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    for i, one in enumerate(series):
+        _curve(axes, one, one.name, i, unit)
     axes.set_xlabel("epoch")
     axes.set_ylabel(unit.label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
 
-def _ends(figure: Figure, rows: list[Comparison], unit: Unit) -> None:
+def _curve(axes: Any, series: Series, label: str, number: int, unit: Unit) -> None:
+    curve, factor = series.curve(unit.metric), unit.factor
+    epochs = [epoch + 1 for epoch in curve]
+    means = [factor * spread.mean for spread in curve.values()]
+    widths = [0.0 if math.isnan(spread.deviation) else factor * spread.deviation for spread in curve.values()]
+    colour, dashes = COLOURS[number % len(COLOURS)], ("-", "--", ":")[number // len(COLOURS) % 3]
+    axes.plot(epochs, means, dashes, marker=".", label=label, color=colour)
+    low = [mean - width for mean, width in zip(means, widths, strict=True)]
+    high = [mean + width for mean, width in zip(means, widths, strict=True)]
+    axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _small_multiples(figure: Figure, panels: Mapping[str, Mapping[str, Series]], rows: int, unit: Unit) -> None:
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    grid = [*figure.subplots(rows, FACETS, sharex=True, sharey=True, squeeze=False).flat]
+    for axes, (title, lines) in zip(grid, panels.items(), strict=False):
+        for label, series in lines.items():
+            _curve(axes, series, label, labels.index(label), unit)
+        axes.set_title(title, fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel("epoch")
+    figure.supylabel(unit.label)
+    shown = [Line2D([], [], color=COLOURS[i % len(COLOURS)], marker=".", label=label) for i, label in enumerate(labels)]
+    figure.legend(handles=shown, loc="outside upper center", ncols=min(len(shown), 5), frameon=False)
+
+
+def _ends(figure: Figure, rows: Sequence[Comparison], unit: Unit) -> None:
     axes = figure.add_subplot()
     factor = unit.factor
     for i, row in enumerate(rows):
@@ -161,26 +225,3 @@ def _budget(figure: Figure, budget: Budget) -> None:
     axes.set_yticks(range(len(budget.rows) + 1), [*(row.role for row in budget.rows), "all"])
     axes.invert_yaxis()
     axes.set_xlabel(f"change of {budget.unit.change_label}: blue alone, red all but it, green all")
-
-
-def _drawn(name: str, size: tuple[float, float], draw: Any) -> str:
-    # The salt makes the ids inside the SVG those of this plot alone, and the same in every report.
-    with mpl.rc_context(cast(Any, STYLE | {"svg.hashsalt": name})):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(stream.getvalue(), name)
-
-
-def _inline(svg: str, name: str) -> str:
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{_escaped(name)}"', 1).replace(INK, "currentColor")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

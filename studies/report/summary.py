@@ -10,12 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..results import audits, results
+from hwsim.budgets import Budget as StepBudget
+
+from ..conditions import Shortfall, shortfalls
+from ..results import audits, natives, results
 from ..store import Store
 from .budgets import Budget, budgets
+from .sites import load_step_budgets, site_headline
 from .statistics import Spread, Unit, paired
 
-NOT_METRICS = ("id", "datapath", "seed", "settings", "part", "status", "steps", "seconds", "epoch", "step")
+NOT_METRICS = ("id", "datapath", "seed", "settings", "part", "status", "steps", "seconds", "started", "host", "epoch", "step")
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,12 @@ class Report:
         series: of the grid and the budgets, in the order of the study.
         records: of each datapath, the `run.json` of one run.
         audit: one row for each datapath, phase, role and cast.
+        native: one row for each datapath, phase and role in which tensors stayed in the model's own precision, and why.
+        diverged: the `run.json` of each run that diverged.
+        shortfalls: the runs that were emulated less than the study demands.
         missing: how many of the study's runs have no result.
         failures: why, by the id of the run.
+        steps: the budgets of one training step, by datapath.
     """
 
     folder: Path
@@ -101,8 +109,12 @@ class Report:
     series: tuple[Series, ...]
     records: Mapping[str, Mapping[str, Any]]
     audit: tuple[Mapping[str, Any], ...]
+    native: tuple[Mapping[str, Any], ...]
+    diverged: tuple[Mapping[str, Any], ...]
+    shortfalls: tuple[Shortfall, ...]
     missing: int
     failures: Mapping[str, Mapping[str, Any]]
+    steps: tuple[StepBudget, ...] = ()
 
     @property
     def study(self) -> Mapping[str, Any]:
@@ -149,7 +161,7 @@ class Report:
     def headline(self) -> str:
         """The answer in a sentence or two."""
         budgets = [budget.headline for budget in self.budgets if budget.metric == self.metric]
-        return " ".join(text for text in (*self._compared_in_words(), *budgets) if text)
+        return " ".join(text for text in (*self._compared_in_words(), *budgets, site_headline(self.steps)) if text)
 
     def _compared(self, series: Series, base: Series | None) -> Comparison:
         final = series.final(self.metric)
@@ -210,7 +222,20 @@ def load_trainings(folder: Path) -> Report:
     records = {datapath: store.record(id) for datapath, id in first.items()}
     missing = {place["id"] for place in index["places"]} - finished
     failures = {id: failure for id, failure in store.failed().items() if id in missing}
-    return Report(folder, index, series, records, tuple(audits(folder).to_pylist()), len(missing), failures)
+    wild = {row["id"]: None for row in table.to_pylist() if row["status"] == "diverged"}
+    return Report(
+        folder,
+        index,
+        series,
+        records,
+        audit=tuple(audits(folder).to_pylist()),
+        native=tuple(natives(folder).to_pylist()),
+        diverged=tuple(store.record(id) for id in wild),
+        shortfalls=tuple(shortfalls(store, index)),
+        missing=len(missing),
+        failures=failures,
+        steps=load_step_budgets(folder, index),
+    )
 
 
 def _key(settings: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -20,7 +20,7 @@ from .statistics import Spread, Unit
 from .summary import Report
 
 LATEX = str.maketrans({character: f"\\{character}" for character in "&%$#_{}"} | {"±": "$\\pm$", "\\": "\\textbackslash{}"})
-
+VOLATILE = ("seconds", "started", "host")
 
 AnyReport = Report | ExperimentReport
 
@@ -38,7 +38,14 @@ def tables(report: AnyReport) -> list[Facts]:
         return [*report.section.tables]
     title = f"{report.study['name']}: {report.metric} over {len(report.study['seeds'])} seeds"
     budgets = [Facts(budget_title(budget), *budget_rows(budget)) for budget in report.budgets]
-    return [Facts(title, *comparison_rows(report)), *budgets]
+    others = [Facts(f"{each['title']} ({each['source']})", each["header"], each["rows"]) for each in published(report)]
+    return [Facts(title, *comparison_rows(report)), *others, *budgets]
+
+
+def published(report: Report) -> Sequence[Mapping[str, Any]]:
+    """What others measured, as the study quotes it; studies that were stored before they could quote have nothing."""
+    found: Sequence[Mapping[str, Any]] = report.study["report"].get("published", ())
+    return found
 
 
 def comparison_rows(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -65,40 +72,54 @@ def budget_title(budget: Budget) -> str:
 def budget_rows(budget: Budget) -> tuple[list[str], list[list[str]]]:
     """Header and lines of a budget, as text."""
     number = budget.unit.number
-    rows = [[row.role, *(number(spread, "+") for spread in (row.alone, row.all_but, row.interaction))] for row in budget.rows]
-    rows.append(["all", number(budget.total, "+"), "", number(budget.left, "+")])
-    return ["role", "alone", "all but it", "interaction"], rows
+    shared = all(row.share is not None for row in budget.rows)
+    rows = []
+    for row in budget.rows:
+        spreads = (row.alone, row.all_but, row.interaction, *([row.share] if shared and row.share else []))
+        rows.append([row.role, *(number(spread, "+") for spread in spreads)])
+    total = number(budget.total, "+")
+    rows.append(["all", total, "", number(budget.left, "+"), *([total] if shared else [])])
+    return ["role", "alone", "all but it", "interaction", *(["share"] if shared else [])], rows
 
 
-def as_csv(report: AnyReport) -> str:
+def as_csv(report: AnyReport, volatile: bool = False) -> str:
     """One line for each run of the grid and the budgets, with its last epoch, or for each row of an experiment.
 
-    The text is the same for the same results.
+    The text is the same for the same results; `volatile` adds what may differ each time: seconds, start and host of trainings.
     """
-    return _rows_as_csv(report) if isinstance(report, ExperimentReport) else _runs_as_csv(report)
+    return csv_text(records(report, VOLATILE if volatile else ()))
 
 
-def _rows_as_csv(report: ExperimentReport) -> str:
-    columns = list(dict.fromkeys(name for row in report.rows for name in row if name != "name"))
+def records(report: AnyReport, more: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """What `as_csv` writes, as mappings, with `more` columns of trainings."""
+    return _experiment_rows(report) if isinstance(report, ExperimentReport) else _run_rows(report, more)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Mappings as CSV, with a column for every key that any of them has."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([row.get(name) for name in columns] for row in report.rows)
+    writer.writerows([row.get(name) for name in columns] for row in rows)
     return stream.getvalue()
 
 
-def _runs_as_csv(report: Report) -> str:
+def _experiment_rows(report: ExperimentReport) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "name"} for row in report.rows]
+
+
+def _run_rows(report: Report, more: Sequence[str]) -> list[dict[str, Any]]:
     axes = list(dict.fromkeys(axis for series in report.series for axis in series.settings))
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["datapath", "part", *axes, "seed", "id", "status", "steps", "epoch", *report.metrics])
+    found = []
     for series in report.series:
-        settings = [series.settings.get(axis) for axis in axes]
+        settings = {axis: series.settings.get(axis) for axis in axes}
         for seed, rows in sorted(series.rows.items()):
             last = rows[-1]
-            run = [last["id"], last["status"], last["steps"], last["epoch"]]
-            writer.writerow([series.datapath, series.part, *settings, seed, *run, *(last.get(name) for name in report.metrics)])
-    return stream.getvalue()
+            run = {key: last[key] for key in ("id", "status", "steps", "epoch")}
+            metrics = {name: last.get(name) for name in (*report.metrics, *more)}
+            found.append({"datapath": series.datapath, "part": series.part, **settings, "seed": seed, **run, **metrics})
+    return found
 
 
 def as_json(report: AnyReport) -> str:
@@ -137,7 +158,12 @@ def _trainings(report: Report) -> dict[str, Any]:
             "all": _spread(budget.total),
             "left": _spread(budget.left),
             "roles": {
-                row.role: {"alone": _spread(row.alone), "all_but": _spread(row.all_but), "interaction": _spread(row.interaction)}
+                row.role: {
+                    "alone": _spread(row.alone),
+                    "all_but": _spread(row.all_but),
+                    "interaction": _spread(row.interaction),
+                    "share": _spread(row.share) if row.share else None,
+                }
                 for row in budget.rows
             },
         }
@@ -148,10 +174,11 @@ def _trainings(report: Report) -> dict[str, Any]:
 
 def as_latex(report: AnyReport) -> str:
     """The tables as `tabular`s for the booktabs package."""
-    return "\n".join(_tabular(table.header, table.rows) for table in tables(report))
+    return "\n".join(tabular(table.header, table.rows) for table in tables(report))
 
 
-def _tabular(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def tabular(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """One table as a `tabular`."""
     lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in (header, *rows)]
     columns = "l" + "r" * (len(header) - 1)
     body = "\n".join(lines[1:])

@@ -11,11 +11,13 @@ from hwsim.conformance import Check, Oracle, Outcome, checks, perform
 from hwsim.conformance.exhaustive import every_float32
 from hwsim.conformance.page import read, write
 from hwsim.conformance.peer_gfloat import GFLOAT
+from hwsim.conformance.peer_logarithms import MPFR_LOGARITHMS, XLNS
 from hwsim.conformance.peer_ml_dtypes import ML_DTYPES, TYPES
 from hwsim.conformance.peer_mpfr import MPFR
-from hwsim.conformance.peers import compare
+from hwsim.conformance.peer_posits import POSIT_STRINGS, SOFTPOSIT
+from hwsim.conformance.peers import Peer, compare
 from hwsim.errors import ConfigError
-from hwsim.formats import Fixed, Float, Format
+from hwsim.formats import Fixed, Float, Format, Logarithmic, Posit
 
 FULL = checks(depths=("full",))
 SAMPLE = ("formats/fp8_e5m2/gfloat", "formats/fp16/apytypes", "formats/int8/apytypes")
@@ -61,6 +63,26 @@ def test_the_torch_backend_equals_ml_dtypes_and_gfloat(fmt: Format) -> None:
 )
 def test_both_compiled_backends_equal_mpfr_in_every_mode(fmt: Format, backend: str) -> None:
     assert not compare(fmt, MPFR, backend=backend, every=101).mismatches
+
+
+@pytest.mark.parametrize(
+    ("fmt", "peer"),
+    [
+        (Posit(8, 0), SOFTPOSIT),
+        (Posit(16, 2), SOFTPOSIT),
+        (Posit(16, 1), POSIT_STRINGS),
+        (Posit(8, 2), POSIT_STRINGS),
+        (Logarithmic(8, 3), XLNS),
+        (Logarithmic(16, 10), MPFR_LOGARITHMS),
+    ],
+    ids=lambda given: given.oracle.name if isinstance(given, Peer) else str(given),
+)
+def test_posits_and_logarithmic_numbers_equal_two_oracles_each(fmt: Format, peer: Peer) -> None:
+    if why_not := peer.oracle.missing():
+        pytest.skip(why_not)
+    outcome = compare(fmt, peer, every=401)
+    assert outcome.cases > 0
+    assert not outcome.mismatches, outcome.note
 
 
 @pytest.mark.parametrize("fmt", [fmt for fmt, (name, _) in TYPES.items() if name in ("bfloat16", "float4_e2m1fn")], ids=str)

@@ -12,7 +12,10 @@ from hwsim.formats import Draw, Format, Projection, Rounding
 from hwsim.formats.operators import quantize_tensor
 
 DRAW = Draw(seed=5, site="layer", step=3, call=2, rank=1, offset=37)
-BACKENDS = ("torch", "numba")
+# Triton's interpreter computes both sides of every choice, the side not taken too.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+BACKENDS = ("torch", "numba", pytest.param("triton", marks=pytest.mark.large))
+DEVICES = {"triton": "cuda" if torch.cuda.is_available() else "cpu"}
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ANY_DTYPE = (Rounding(), Rounding("stochastic", 32, "B"))
 
@@ -31,6 +34,7 @@ def test_backend_equals_reference(name: str, rounding: Rounding, backend: str) -
         for dtype in DTYPES[: None if i == 0 and rounding in ANY_DTYPE else 1]:
             x, expected = tricky(fmt, dtype), reference(fmt, projection, dtype)
             for count in (len(x), len(x) - len(SPECIALS)):
-                given = quantize_tensor(x[:count], fmt, projection, draw=DRAW, backend=backend)
+                on = DEVICES.get(backend, "cpu")
+                given = quantize_tensor(x[:count].to(on), fmt, projection, draw=DRAW, backend=backend).cpu()
                 assert given.dtype == expected.dtype
                 assert not differences(x[:count], expected[:count], given), (projection.overflow, dtype, count)

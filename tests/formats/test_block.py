@@ -8,7 +8,7 @@ from block_cases import BLOCKS, E2M1, E4M3, E5M2, E8M0, FP32, varied, with_speci
 from rounding_cases import differences, same
 
 import hwsim
-from hwsim.formats import Block, Float, FormatError, Integer, Projection
+from hwsim.formats import Block, Codebook, Float, FormatError, Integer, Posit, Projection
 from hwsim.formats.blocks import dequantize_blocks, quantize_blocks
 
 BACKENDS = ("reference", "torch", "numba")
@@ -79,7 +79,9 @@ def test_yaml_mapping_and_round_trip() -> None:
         ({"rule": "flor"}, "rule", "did you mean 'floor'"),
         ({"remainder": "fil"}, "remainder", "did you mean 'fill'"),
         ({"special": "non"}, "special", "did you mean 'nan'"),
-        ({"element": Block(E2M1, E8M0, 4)}, "element", "allowed: a float, integer or fixed-point format"),
+        ({"element": Block(E2M1, E8M0, 4)}, "element", "allowed: any format but blocks"),
+        ({"element": Codebook((-1.0, 0.0))}, "element", "whose largest value is 0.0; allowed: a positive one"),
+        ({"element": Posit(8), "rule": "even"}, "rule", "got 'even' with posit8_2, whose values have no number of mantissa bits"),
         ({"scale": Integer(8)}, "scale", "allowed: a float format"),
         ({"scale": E2M1}, "special", "has no NaN; allowed: error, element"),
         ({"tensor_scale": FP32, "rule": "floor"}, "tensor_scale", "with `two_level` and only there"),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
-from block_cases import BLOCKS, varied, with_specials
+from block_cases import BLOCKS, DRAW, agree, given, projection, reference, varied
 from rounding_cases import differences
 
-from hwsim.formats import Draw, Projection, Rounding
+from hwsim.formats import Projection, Rounding
 from hwsim.formats.block_lowering import lower_block, unpack_block
 from hwsim.formats.blocks import Blocks, quantize_blocks
 
-DRAW = Draw(seed=5, site="layer", step=3, call=2, rank=1, offset=37)
+# Triton's interpreter computes both sides of every choice, the side not taken too.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
+INTERPRETED = pytest.param("triton", marks=pytest.mark.large)
 BACKENDS = ("torch", "numba")
+EVERY_BACKEND = (*BACKENDS, INTERPRETED)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ROUNDINGS = (
     Rounding(),
@@ -23,66 +24,48 @@ ROUNDINGS = (
     Rounding("stochastic", 8),
     Rounding("stochastic", 32, "B"),
 )
-SHAPE = (7, 45)
 
 
-def projection(name: str, rounding: Rounding) -> Projection:
-    return Projection(rounding, nan="error" if BLOCKS[name].element.has_nan else "zero")
+def blocks_by(backend: str, x: torch.Tensor, *arguments: object, **named: object) -> Blocks:
+    """Blocks by a backend, on the device that it needs."""
+    on = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+    return quantize_blocks(x.to(on), *arguments, backend=backend, **named)  # type: ignore[arg-type]
 
 
-@cache
-def given(name: str, dtype: torch.dtype) -> torch.Tensor:
-    return with_specials(varied(SHAPE, dtype))
-
-
-@cache
-def reference(name: str, rounding: Rounding, dtype: torch.dtype, axis: int = -1, rescale: bool = True) -> Blocks:
-    return quantize_blocks(given(name, dtype), BLOCKS[name], projection(name, rounding), axis, DRAW, "reference", rescale)
-
-
-def agree(x: torch.Tensor, expected: Blocks, found: Blocks) -> None:
-    assert found.scales.shape == expected.scales.shape
-    assert found.scales.dtype == expected.scales.dtype
-    assert not differences(expected.scales, expected.scales, found.scales)
-    assert torch.equal(found.tensor_scale, expected.tensor_scale)
-    assert found.values.dtype == expected.values.dtype
-    assert not differences(x, expected.values, found.values)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY_BACKEND)
 @pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
 @pytest.mark.parametrize("name", ["mxfp4_floor", "mxint8_element", "nvfp4", "e4m3_tile", "e5m2_element", "int8_fp32"])
 def test_every_rounding_of_elements(name: str, rounding: Rounding, backend: str) -> None:
-    x = given(name, torch.float32)
-    found = quantize_blocks(x, BLOCKS[name], projection(name, rounding), -1, DRAW, backend)
+    x = given(torch.float32)
+    found = blocks_by(backend, x, BLOCKS[name], projection(name, rounding), -1, DRAW)
     agree(x, reference(name, rounding, torch.float32), found)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY_BACKEND)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_format_and_dtype(name: str, dtype: torch.dtype, backend: str) -> None:
-    x = given(name, dtype)
-    found = quantize_blocks(x, BLOCKS[name], projection(name, Rounding()), -1, DRAW, backend)
+    x = given(dtype)
+    found = blocks_by(backend, x, BLOCKS[name], projection(name, Rounding()), -1, DRAW)
     agree(x, reference(name, Rounding(), dtype), found)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY_BACKEND)
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("name", BLOCKS)
 def test_elements_and_either_axis(name: str, axis: int, backend: str) -> None:
-    x = given(name, torch.float32)
+    x = given(torch.float32)
     expected = reference(name, Rounding(), torch.float32, axis, False)
-    agree(x, expected, quantize_blocks(x, BLOCKS[name], projection(name, Rounding()), axis, DRAW, backend, rescale=False))
+    agree(x, expected, blocks_by(backend, x, BLOCKS[name], projection(name, Rounding()), axis, DRAW, rescale=False))
 
 
 @pytest.mark.parametrize("overflow", ["saturate", "infinity", "nan"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EVERY_BACKEND)
 def test_overflow_rules_act_on_elements(backend: str, overflow: str) -> None:
-    x = given("mxfp8_e5m2_even", torch.float32)
+    x = given(torch.float32)
     fmt = BLOCKS["mxfp8_e5m2_even"]
     rule = Projection(overflow=overflow)  # type: ignore[arg-type]
-    agree(x, quantize_blocks(x, fmt, rule, backend="reference"), quantize_blocks(x, fmt, rule, backend=backend))
+    agree(x, quantize_blocks(x, fmt, rule, backend="reference"), blocks_by(backend, x, fmt, rule))
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (1,), (2, 3, 4), (70,), (2, 2, 33)])

@@ -73,16 +73,6 @@ def test_every_dtype(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_format_rounding_overflow_rule_and_dtype(name: str, rounding: Rounding) -> None:
-    fmt = FORMATS[name]
-    for i, projection in enumerate(projections(fmt, rounding)):
-        for dtype in DTYPES[: 1 if i else None]:
-            assert_equal_to_reference(tricky(fmt, dtype), fmt, projection)
-
-
-@pytest.mark.large
 @pytest.mark.parametrize("rounding", [NEAREST, DRAWN], ids=str)
 @pytest.mark.parametrize("name", [name for name, fmt in FORMATS.items() if isinstance(fmt, Float) and fmt.bits <= 16])
 def test_every_float16_value(name: str, rounding: Rounding) -> None:

@@ -1,13 +1,17 @@
 """Casts at work: scales, elements, codes."""
 
+from math import inf, nan
+from typing import Any
+
 import pytest
 import torch
 
 import hwsim
-from hwsim.casting import apply, elements, scale_of
+from hwsim.casting import apply, elements, magnitude_max, scale_of
 from hwsim.casts import Cast, Scaling
 from hwsim.errors import ConfigError, FormatError
 from hwsim.formats import Draw
+from hwsim.formats.scaled import PER_TENSOR, ScaleLayout
 
 
 def tensor(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -122,7 +126,30 @@ def test_the_result_keeps_the_inputs_dtype_where_that_holds_the_format() -> None
     assert hwsim.quantize(torch.ones(2), "int32").dtype == torch.float64
 
 
+@pytest.mark.parametrize(
+    ("fmt", "scaling", "x", "passes"),
+    [
+        ("fp8_e4m3fn", None, [1.0, 460.0, -449.0, 448.0, 0.0], [1, 0, 0, 1, 1]),
+        ("uint8", None, [-0.1, 3.0, 255.5], [0, 1, 0]),
+        ("int8", {"rule": "fixed", "value": 0.5}, [63.0, 64.0, -64.0, -64.5], [1, 0, 1, 0]),
+        ("mxfp4", None, [7.9, -7.9, 6.0, 0.1], [0, 0, 1, 1]),
+        ("nf4", None, [1.0, -1.01, 0.3], [1, 0, 1]),
+    ],
+)
+def test_the_gradient_goes_straight_through_or_by_choice_not_where_a_number_is_clipped(
+    fmt: str, scaling: Any, x: list[float], passes: list[float]
+) -> None:
+    given, weights = torch.tensor(x, requires_grad=True), torch.arange(1.0, len(x) + 1)
+    values = {}
+    for gradient, expected in (("pass", torch.ones(len(x))), ("clip", torch.tensor(passes))):
+        values[gradient] = hwsim.quantize(given, fmt, scaling=scaling, gradient=gradient)  # type: ignore[arg-type]
+        (found,) = torch.autograd.grad((values[gradient] * weights).sum(), given)
+        assert torch.equal(found, expected * weights)
+    assert torch.equal(values["pass"], values["clip"])
+
+
 WRONG = {
+    "gradient": ({"gradient": "clipp"}, r"gradient: got 'clipp'; allowed: .*did you mean 'clip'\?"),
     "rounding": ({"rounding": "nearest"}, r"rounding: got 'nearest'; allowed: .*nearest_even"),
     "overflow": ({"overflow": "infinity"}, r"overflow: got 'infinity' for int8, which has no infinity; allowed: saturate"),
     "scaling": ({"scaling": "absmx"}, r"scaling: got 'absmx'; allowed: .*; did you mean 'absmax'\?"),
@@ -145,3 +172,48 @@ def test_a_nan_that_a_format_cannot_hold_is_refused_unless_said() -> None:
         hwsim.quantize(x, "int8")
     assert hwsim.quantize(x, "int8", nan="max").tolist() == [1, 127]
     assert hwsim.quantize(x, "int8", nan="zero").tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("cast", "dtype", "kept"),
+    [
+        ({"format": "fp32", "overflow": "infinity"}, torch.float32, True),
+        ("fp32", torch.float32, False),
+        ({"format": "fp32", "overflow": "infinity", "flush_outputs": True}, torch.float32, False),
+        ("fp64", torch.float32, True),
+        ("bf16", torch.float16, False),
+    ],
+)
+def test_a_cast_keeps_a_dtype_where_it_changes_none_of_its_values(cast: Any, dtype: torch.dtype, kept: bool) -> None:
+    assert Cast.model_validate(cast if isinstance(cast, dict) else {"format": cast}).keeps(dtype) is kept
+
+
+def test_a_saturating_operand_clips_the_infinities_of_its_own_dtype() -> None:
+    layer, x = torch.nn.Linear(2, 1, bias=False), torch.tensor([[torch.inf, -1.0]])
+    torch.nn.init.constant_(layer.weight, 2.0**-100)
+    with hwsim.emulate(layer, {"gemm": {"output": {"input": "fp32"}}}), torch.no_grad():
+        assert layer(x).item() == pytest.approx(torch.finfo(torch.float32).max * 2.0**-100)
+
+
+MAGNITUDES = torch.tensor(
+    [[1.0, -2.0, 0.5, -0.0], [nan, 3.0, -inf, -1e-40], [nan, inf, nan, -inf], [0.0, 0.0, -0.0, 0.0]], dtype=torch.float64
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        (PER_TENSOR, 3.0),
+        (ScaleLayout(0), [2.0, 3.0, 0.0, 0.0]),
+        (ScaleLayout(1), [1.0, 3.0, 0.5, -1e-40]),
+        (ScaleLayout(-1, 2), [[2.0, 0.5], [3.0, -1e-40], [0.0, 0.0], [0.0, 0.0]]),
+        (ScaleLayout(-1, 3), [[2.0, 0.0], [3.0, -1e-40], [0.0, 0.0], [0.0, 0.0]]),
+        (ScaleLayout(0, 2), [[1.0, 3.0, 0.5, -1e-40], [0.0, 0.0, 0.0, 0.0]]),
+    ],
+    ids=str,
+)
+def test_the_largest_magnitude_is_that_of_finite_elements(dtype: torch.dtype, layout: ScaleLayout, expected: Any) -> None:
+    for x in (MAGNITUDES.to(dtype), MAGNITUDES.to(dtype).T.contiguous().T):
+        found = magnitude_max(x, layout)
+        assert torch.equal(found, torch.tensor(expected, dtype=torch.float64).to(dtype).to(found.dtype).abs())

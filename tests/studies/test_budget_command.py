@@ -1,19 +1,27 @@
 """The commands that answer where an error comes from: budget, compare, diff; and error against cost in the report."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 from study_cases import Edit, edited
 from typer.testing import CliRunner, Result
 
+from hwsim.costs import cost
+from hwsim.fields import format_record
 from hwsim.studies.cli import app
 from hwsim.studies.comparing import difference
+from hwsim.studies.experiments import Table
+from hwsim.studies.files import load_study
+from hwsim.studies.references import markdown, page
 from hwsim.studies.report import load_report
-from hwsim.studies.report.costs import costs, pareto
+from hwsim.studies.report.costs import costs, pareto, sensitivity
+from hwsim.studies.report.sites import load_step_budgets, site_records
 
 Write = Callable[..., Path]
 LIMIT: Edit = ("seeds: [0, 1]", "seeds: [0, 1]\n  budget: {limit: {loss: 90 %}, candidates: [fp8_e4m3fn, fp32]}")
@@ -76,6 +84,22 @@ def test_what_a_study_does_not_have_is_refused(write: Write, arguments: tuple[st
     assert text in result.stderr
 
 
+def test_a_study_that_rounds_nowhere_has_no_budget(write: Write) -> None:
+    result = hwsim("budget", write(("[fp32, mine]", "[fp32]")))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "tiny.yaml: no datapath of this study rounds; allowed: one with casts or an accumulator" in result.stderr
+
+
+def test_the_candidates_of_a_budget_are_formats_of_the_catalogue_or_the_file(write: Write) -> None:
+    wrong: Edit = ("seeds: [0, 1]", "seeds: [0]\n  budget: {candidates: [my_e3m3, bf16]}")
+    result = hwsim("check", write(wrong))
+    assert result.exit_code == 2
+    assert "study.budget.candidates[0]: format: got 'my_e3m3'" in result.stderr
+    assert "did you mean 'my_e3m2'?" in result.stderr
+    own: Edit = ("seeds: [0, 1]", "seeds: [0]\n  budget: {limit: {loss: 90 %}, candidates: [my_e3m2, bf16]}")
+    assert hwsim("check", write(own)).exit_code == 0
+
+
 def test_two_datapaths_of_a_study_are_compared_seed_by_seed(study: SimpleNamespace) -> None:
     result = hwsim("compare", f"{study.output}:fp32", f"{study.output}:mine", "--json")
     (row,) = json.loads(result.stdout)
@@ -114,6 +138,56 @@ def test_a_report_sets_error_against_cost(study: SimpleNamespace) -> None:
     assert set(found) == {"bits", "gates", "horowitz_45nm"}
     assert "fp32" in found["bits"].values
     assert "Error against cost" in (study.output / "report.html").read_text()
+
+
+def test_a_verdict_that_turns_on_one_cell_says_so() -> None:
+    names = {"int8": "int8", "e4m3": "fp8_e4m3fn"}
+    work = {name: {(format_record(fmt),) * 2: 1.0} for name, fmt in names.items()}
+    turns = sensitivity(cost("gates"), work, {"int8": 0.2, "e4m3": 0.1})
+    assert "Were mux2 (cells, 3) half what it is, int8 would leave it." in turns
+    assert not any("flip_flop" in turn for turn in turns)
+    assert sensitivity(cost("bits"), work, {"int8": 0.2, "e4m3": 0.1}) == ()
+
+
+def test_the_report_has_the_budget_of_a_step_and_keeps_it(study: SimpleNamespace) -> None:
+    kept = study.output / "budgets.json"
+    report, written = load_report(study.output), kept.stat().st_mtime_ns
+    assert [one.datapath for one in report.steps] == ["mine"]
+    assert {row["site"] for row in site_records(report.steps)} == {"1", "3"}
+    assert "In one training step mine changes the loss by " in report.headline
+    again = hwsim("run", study.path, "--output", study.output, "--workers", 1)
+    assert kept.stat().st_mtime_ns == written
+    assert " ".join(report.headline.split()) in " ".join(again.stdout.split())
+    other = report.index | {"study": report.index["study"] | {"budget": {"steps": 2}}}
+    assert load_step_budgets(study.output, other) == ()
+
+
+def test_figures_and_tables_are_files_of_their_own(study: SimpleNamespace) -> None:
+    folder = study.output / "report"
+    assert hwsim("report", study.output, "--files").stdout.strip() == f"files: {folder}"
+    figures = {path.stem for path in (folder / "figures").iterdir()}
+    assert {"accuracy-by-epoch", "accuracy-against-bits", "causes-by-layer-mine", "exponents-mine"} <= figures
+    for name in figures:
+        assert (folder / "figures" / f"{name}.svg").read_bytes().startswith(b"<?xml")
+        assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    for name, columns in (("runs", {"seed", "accuracy"}), ("sites", {"site", "predicted"}), ("costs", {"on_the_front"})):
+        rows = json.loads((folder / "tables" / f"{name}.json").read_text())
+        assert columns <= set(rows[0])
+        assert pq.read_table(folder / "tables" / f"{name}.parquet").to_pylist() == rows
+        lines = list(csv.DictReader((folder / "tables" / f"{name}.csv").open()))
+        assert [list(line) for line in lines] == [list(rows[0])] * len(rows)
+    for name in ("comparison", "sites", "costs"):
+        assert (folder / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
+
+
+def test_a_reference_page_has_the_question_the_answer_and_the_tables(study: SimpleNamespace) -> None:
+    report = load_report(study.output)
+    text = page(load_study(study.path), report)
+    assert text.startswith("# tiny\n\n")
+    assert f"\n**{report.headline}**\n" in text
+    assert "\n## tiny: accuracy over 2 seeds\n" in text
+    assert "\n## The 12 sites that change most in one step\n" in text
+    assert markdown(Table("t", ["a|b", "c"], [["1", "2"]])) == ["| a\\|b | c |", "| --- | ---: |", "| 1 | 2 |"]
 
 
 def test_the_front_is_what_nothing_beats_in_both() -> None:

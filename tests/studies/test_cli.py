@@ -3,13 +3,17 @@
 import csv
 import io
 import json
+import math
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from study_cases import Edit, edited
 from typer.testing import CliRunner, Result
@@ -79,6 +83,73 @@ def test_the_dry_run_counts_and_runs_nothing(study: SimpleNamespace, tmp_path: P
     assert hwsim("run", study.path, "--output", tmp_path / "none", "--dry-run").stdout.startswith("16 runs, 0 of them finished")
     assert hwsim("run", study.path, "--output", study.output, "--dry-run").stdout.startswith("16 runs, 16 of them finished")
     assert not (tmp_path / "none").exists()
+
+
+def test_the_dry_run_predicts_from_finished_runs_and_else_from_a_few_steps(study: SimpleNamespace, tmp_path: Path) -> None:
+    fresh = hwsim("run", study.path, "--output", tmp_path / "none", "--dry-run", "--json")
+    found = json.loads(fresh.stdout)
+    assert (found["runs"], found["done"], found["basis"]) == (16, 0, "8 of 8 configurations from a few steps")
+    assert 0 < found["seconds"] < 600
+    assert 0.1 < found["memory_gib"] < 20
+    more = tmp_path / "more.yaml"
+    more.write_text(study.path.read_text().replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
+    known = json.loads(hwsim("run", more, "--output", study.output, "--dry-run", "--json").stdout)
+    assert (known["done"], known["basis"]) == (16, "8 of 8 configurations from finished runs")
+    times = {row["id"]: row["seconds"] for row in results(study.output).to_pylist()}
+    assert known["seconds"] == pytest.approx(sum(times.values()) / 2)
+
+
+def test_runs_are_listed_by_any_column(study: SimpleNamespace) -> None:
+    def listed(where: str) -> list[dict[str, object]]:
+        found: list[dict[str, object]] = json.loads(hwsim("list", "runs", study.output, "--where", where, "--json").stdout)
+        return found
+
+    assert len(listed("true")) == 20
+    rows = listed("datapath = 'mine' and part = '' and seed = 1 and accuracy > 0 and status = 'done'")
+    assert [(row["study"], row["datapath"], row["seed"], row["epoch"]) for row in rows] == [("tiny", "mine", 1, 0)]
+    assert listed("accuracy > 1") == []
+    assert "accuracy" in hwsim("list", "runs", study.output).stdout
+
+
+@pytest.mark.parametrize("where", ["acuracy > 0", "1; drop table found", "id in (select content from read_text('/etc/passwd'))"])
+def test_a_condition_that_is_none_is_refused(study: SimpleNamespace, where: str) -> None:
+    refused = hwsim("list", "runs", study.output, "--where", where)
+    assert refused.exit_code == 2
+    assert f"--where: got {where!r}: " in refused.stderr
+
+
+def test_a_stored_run_repeats_itself_bit_for_bit(study: SimpleNamespace, tmp_path: Path) -> None:
+    id = json.loads(hwsim("list", "runs", study.output, "--where", "datapath = 'mine'", "--json").stdout)[0]["id"]
+    same = hwsim("rerun", study.output / "runs" / id)
+    assert (same.exit_code, same.stdout) == (0, f"{id}: the same, bit for bit\n")
+    copy = tmp_path / id
+    shutil.copytree(study.output / "runs" / id, copy)
+    rows = pq.read_table(copy / "metrics.parquet").to_pylist()
+    rows[0]["train_loss"] = math.nextafter(rows[0]["train_loss"], 2)
+    pq.write_table(pa.Table.from_pylist(rows), copy / "metrics.parquet")
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**record, "versions": {**record["versions"], "torch": "1.0"}}))
+    other = hwsim("rerun", copy)
+    assert other.exit_code == 1
+    assert f"{id}: differs in\n  metrics: row 0, train_loss: {rows[0]['train_loss']!r} in the folder" in other.stdout
+    assert 'here versions.torch: "1.0" then' in other.stdout
+    (copy / "run.json").write_text(json.dumps({**record, "hash": "0" * 64}))
+    assert "the configuration has the hash" in hwsim("rerun", copy).stderr
+    assert "holds no run; allowed: a folder RESULTS/runs/ID" in hwsim("rerun", tmp_path).stderr
+
+
+def test_everything_that_repeats_a_run_is_stored_with_it(study: SimpleNamespace) -> None:
+    record = json.loads(next(study.output.glob("runs/*/run.json")).read_text())
+    assert record["versions"].keys() >= {"python", "hwsim", "torch", "numpy", "numba"}
+    assert record["hardware"].keys() == {"machine", "processor", "vector_instructions", "cores"}
+    assert {"run", "hash", "threads", "host", "started", "seconds", "git_commit", "command", "data_checksum"} <= record.keys()
+
+
+def test_times_and_hosts_are_in_the_csv_only_when_asked_for(study: SimpleNamespace) -> None:
+    plain, volatile = (hwsim("report", study.output, "--csv", *more).stdout for more in ((), ("--volatile",)))
+    header, more = (text.partition("\n")[0].split(",") for text in (plain, volatile))
+    assert more == [*header, "seconds", "started", "host"]
+    assert hwsim("report", study.output, "--volatile").exit_code == 2
 
 
 def test_a_changed_study_is_refused_in_the_same_folder(study: SimpleNamespace, write: Write) -> None:
@@ -189,7 +260,7 @@ def test_diverged_and_failed_runs_are_told_apart_and_only_failures_are_tried_aga
         ("[fp32, mine]", "[fp32]"),
         ("[0, 1]", "[0]"),
     )
-    failed = hwsim("run", broken, "--output", tmp_path / "broken", "--workers", 1)
+    failed = hwsim("run", broken, "--output", tmp_path / "broken", "--workers", 1, "--trust", "study_cases")
     assert failed.exit_code == 1
     assert "RuntimeError: the model is <b>broken</b>" in failed.stderr
     assert "1 runs failed; the same command tries them again" in failed.stderr
@@ -200,6 +271,47 @@ def test_diverged_and_failed_runs_are_told_apart_and_only_failures_are_tried_aga
     assert diverged.exit_code == 0
     assert "1 of 1 runs diverged (fp32)" in diverged.stdout
     assert "nothing is missing" in hwsim("run", wild, "--output", tmp_path / "out").stdout
+
+
+UNKNOWN = (
+    "name: digits_mlp, epochs: 1, batch_size: 256, width: 4",
+    "name: odd, epochs: 1, batch_size: 2, loss: half_squared_error, model: study_cases:unknown_model, "
+    "data: study_cases:few_points",
+)
+
+
+@pytest.mark.parametrize(
+    ("coverage", "exit_code", "error"),
+    [
+        (
+            "{fail_under: 1.0, unknown_ops: pass}",
+            1,
+            r"error: coverage: fp32, seed 0 \(\w+\): got 93.33.* % of operations and .* % of FLOPs; allowed: 100 % at least",
+        ),
+        ("{fail_under: 0.5, unknown_ops: pass}", 0, ""),
+        ("{fail_under: 1.0}", 1, "operation hwsim_tests.doubled.default is not known to the emulator"),
+    ],
+)
+def test_coverage_can_be_a_condition_of_a_study(write: Write, tmp_path: Path, coverage: str, exit_code: int, error: str) -> None:
+    seeds = ("[0, 1]", f"[0]\n  coverage: {coverage}")
+    path = write(UNKNOWN, seeds, ("lr: 0.1", "lr: 0.01"), ("[fp32, mine]", "[fp32]"))
+    result = hwsim("run", path, "--output", tmp_path / "out", "--workers", 1)
+    assert result.exit_code == exit_code
+    assert re.search(error, result.stderr)
+    if "pass" not in coverage:
+        return
+    page = (tmp_path / "out" / "report.html").read_text()
+    told = "demands more coverage than 1 of its runs have" if exit_code else "50 % of operations and FLOPs"
+    assert told in page
+    assert "unknown operation, passed by unknown_ops: pass" in page
+
+
+def test_the_report_says_where_a_run_diverged(write: Write, tmp_path: Path) -> None:
+    wild = write(("lr: 0.1", "lr: 1.0e+30"), ("[fp32, mine]", "[fp32]"), ("[0, 1]", "[0]"))
+    hwsim("run", wild, "--output", tmp_path / "out", "--workers", 1)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<td>3/output</td><td>addmm</td><td>forward</td>" in page
+    assert "the datapath declares no cast" in page
 
 
 def test_lists_are_tables_or_json() -> None:

@@ -9,8 +9,8 @@ import pytest
 from study_cases import plan_of
 
 from hwsim.errors import StudyError
-from hwsim.studies.executors import Executor, executors
-from hwsim.studies.executors.extras import needed
+from hwsim.studies.executors import Executor, Needs, executors
+from hwsim.studies.extras import needed
 from hwsim.studies.plan import Plan
 from hwsim.studies.schema import Run
 from hwsim.studies.worker import Finished
@@ -44,7 +44,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     pytest.importorskip({"slurm": "submitit", "dask": "distributed"}.get(request.param, request.param))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
-    return executors()[request.param](2)
+    return executors()[request.param](2, Needs())
 
 
 @pytest.mark.large
@@ -58,5 +58,5 @@ def test_a_killed_worker_fails_its_run_and_the_others_go_on_elsewhere(engine: Ex
 
 
 def test_an_engine_that_is_not_installed_is_said_with_what_installs_it() -> None:
-    with pytest.raises(StudyError, match=r"executor 'ray': no_such_engine is not installed; allowed with it: pip install 'hwsim"):
+    with pytest.raises(StudyError, match=r"ray: no_such_engine is not installed; allowed with it: pip install 'hwsim"):
         needed("no_such_engine", "ray")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from study_cases import plan_of
 
-from hwsim.studies.executors import Local, executors
+from hwsim.errors import StudyError
+from hwsim.studies.executors import Local, Needs, executors
 from hwsim.studies.plan import Plan
 from hwsim.studies.schema import Run
 from hwsim.studies.worker import Finished
@@ -54,8 +55,22 @@ def test_by_default_there_is_a_worker_for_each_core_of_this_process() -> None:
     assert Local().workers == len(os.sched_getaffinity(0))
 
 
+def test_cores_are_not_shared_by_runs_of_several_threads() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert Local(None, Needs(cpus=cores)).workers == 1
+    assert Local(None, Needs(cpus=10 * cores)).workers == 1
+
+
+def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    assert Local(None, Needs(gpus=1)).workers == min(3, len(os.sched_getaffinity(0)))
+    assert [Local(2, Needs(gpus=2))._gpus(place) for place in (0, 1)] == ["3,5", "7,3"]
+    with pytest.raises(StudyError, match=r"resources.gpus: a run takes 4; allowed: at most 3"):
+        Local(None, Needs(gpus=4))
+
+
 def test_local_is_an_executor() -> None:
-    assert executors()["local"](3).workers == 3
+    assert executors()["local"](3, Needs()).workers == 3
 
 
 STAYING = 5
@@ -86,6 +101,7 @@ CHILD = """
 import os, sys
 sys.path.insert(0, {folder!r})
 from study_cases import plan_of
+from hwsim.errors import StudyError
 from hwsim.studies.executors import Local
 from test_executors import STAYING, stay
 

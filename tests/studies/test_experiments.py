@@ -135,6 +135,7 @@ SMALL: dict[str, Mapping[str, Any]] = {
     "par_regression": {
         "dimension": 16, "problems": 2, "shares": (0.25,), "strengths": (0.1,), "observations": (20, 60), "iterations": (1, 20),
     },
+    "post_training": {"datapath": "int8", "sentences": 6, "batch_size": 6},
     "quantized_sgd_components": {"dimension": 6, "steps": 40, "replicas": 64},
     "spectral_distortion": {"dimension": 8},
     "storage_rounding": {"dimension": 6, "lengths": (20, 40), "simulated": 40, "replicas": 16},
@@ -161,7 +162,7 @@ def test_rows_are_a_function_of_parameters_and_seed(name: str) -> None:
 
 
 def test_every_experiment_has_a_small_case_here_and_a_shipped_study() -> None:
-    assert set(SMALL) == set(experiments())
+    assert {*SMALL, "silicon_cost"} == set(experiments()), "tests/rtl has the one that needs a synthesiser"
     studies = [load_study(path).study for path in shipped_studies().values()]
     assert {study.experiment["name"] for study in studies if isinstance(study, ExperimentStudy)} == set(experiments())
 
@@ -175,7 +176,7 @@ class TestEachExperiment:
         assert any(character.isdigit() for character in section.headline)
         assert section.headline.endswith(".")
         assert all(len(row) == len(table.header) for table in section.tables for row in table.rows)
-        assert all(experiment_plot(plot).startswith("<svg") for plot in section.plots)
+        assert all(experiment_plot(plot).svg().startswith("<svg") for plot in section.plots)
         assert section.tables
         assert section.plots
 
@@ -199,6 +200,10 @@ class TestFindings:
         assert all(row["least"] >= row["bound"] for row in rates if row["kind"] == "rate")
         assert [row["rate"] for row in rates if row["kind"] == "zero slope"] == [0.0]
 
+    def test_the_rate_falls_below_its_bound_where_columns_are_not_in_general_position(self) -> None:
+        (row,) = (row for row in rows_of("par_regression") if row["kind"] == "repeated columns")
+        assert row["rate"] < row["bound"]
+
     def test_aprox_stays_within_the_theorem_and_parq_tends_to_ste(self) -> None:
         rows = rows_of("aprox_convergence")
         assert all(max(row["gap"], row["average"]) <= row["bound"] for row in rows if row.get("method") == "AProx")
@@ -208,6 +213,12 @@ class TestFindings:
     def test_additive_errors_reach_the_limit_of_stability_first(self) -> None:
         numbers = {(row["law"], row["d"]): row["stability"] for row in rows_of("dimension")}
         assert numbers["multiplicative", 400] < 1 < numbers["additive", 400]
+
+    def test_a_pretrained_network_keeps_the_order_of_its_answers_in_eight_bits_and_all_of_it_is_emulated(self) -> None:
+        (row,) = rows_of("post_training")
+        assert (row["family"], row["bits"], row["coverage"]) == ("integers", 8.0, 1.0)
+        assert 0.9 < row["spearman"] < 1
+        assert 0.9 < row["cosine"] < 1
 
     def test_the_components_of_a_real_run_leave_the_others_alone(self) -> None:
         losses = {row["target"]: row["test_loss"] for row in rows_of("trained_components")}
@@ -246,7 +257,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Experiment], N
 def test_what_fails_is_a_failure_and_no_result(plugin: Callable[[Experiment], None], tmp_path: Path) -> None:
     plugin(failing())
     (run, *_) = expand(StudyFile.of(loads("study: {name: wrong, experiment: {name: failing}}", "wrong.yaml"))).runs.values()
-    assert perform(run, tmp_path, {}).error == "RuntimeError: out of luck"
+    assert perform(run, tmp_path).error == "RuntimeError: out of luck"
     assert Store(tmp_path).finished() == set()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hwsim.studies.report.budgets import budgets
-from hwsim.studies.report.plots import budget_bars
+from hwsim.studies.report.plots import budget_bars, facets
 from hwsim.studies.report.statistics import Spread, Unit, paired
 from hwsim.studies.report.summary import Series
 
@@ -74,6 +74,18 @@ def test_a_budget_splits_the_change_of_all_into_roles_and_what_is_left() -> None
     assert budget.rows[0].alone.deviation == pytest.approx(math.sqrt(0.5))
 
 
+def test_the_shares_of_up_to_three_roles_are_shapleys() -> None:
+    (budget,) = budgets([series("dp", part, values) for part, values in PARTS.items()], ["test_loss"])
+    shares = {row.role: row.share.mean for row in budget.rows if row.share}
+    assert shares == {"input": (1.5 + 7.0 - 2.5) / 2, "weight": (2.5 + 7.0 - 1.5) / 2}
+    three = {"none": 0.0, "all": 12.0, "only a": 1.0, "only b": 2.0, "only c": 3.0}
+    three |= {"all but a": 6.0, "all but b": 7.0, "all but c": 4.0}
+    (budget,) = budgets([series("dp", part, {0: value}) for part, value in three.items()], ["test_loss"])
+    shares = {row.role: row.share.mean for row in budget.rows if row.share}
+    assert shares["a"] == pytest.approx(1 / 3 + (4 - 2) / 6 + (7 - 3) / 6 + (12 - 6) / 3)
+    assert sum(shares.values()) == pytest.approx(12.0)
+
+
 def test_a_diverged_run_leaves_its_seed_out_of_the_budget() -> None:
     parts = {**PARTS, "only input": {0: None, 1: 22.0}}
     (budget,) = budgets([series("dp", part, values) for part, values in parts.items()], ["test_loss"])
@@ -104,8 +116,20 @@ def test_a_budget_without_its_twin_is_not_reported() -> None:
 
 def test_plots_take_the_pages_colour_and_escape_what_they_show() -> None:
     (budget,) = budgets([series("<b>&$x$", part, values) for part, values in PARTS.items()], ["test_loss"])
-    plot = budget_bars(budget)
+    plot = budget_bars(budget).svg()
     assert plot.startswith("<svg")
     assert "currentColor" in plot
     assert "<b>" not in plot
-    assert plot == budget_bars(budget)
+    assert plot == budget_bars(budget).svg()
+
+
+def test_many_series_are_shown_in_a_panel_for_all_axes_but_the_last() -> None:
+    grid = [
+        Series(datapath, {"quantizer.levels": levels, "quantizer.method": method}, "", {})
+        for datapath in ("fp32", "a4") for levels in ("int2", "nf4") for method in ("ste", "parq")
+    ]  # fmt: skip
+    panels = facets(grid)
+    assert list(panels) == ["fp32, int2", "fp32, nf4", "a4, int2", "a4, nf4"]
+    assert all(list(lines) == ["ste", "parq"] for lines in panels.values())
+    assert panels["a4, int2"]["parq"] is grid[5]
+    assert list(facets([series("one", "", {0: 1.0}), series("two", "", {0: 1.0})])) == [""]

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +11,11 @@ import pytest
 from study_cases import Edit, plan_of
 
 from hwsim.errors import StudyError
-from hwsim.studies import store as module
-from hwsim.studies.store import StorageError, Store, write_file
+from hwsim.studies import claims, disk
+from hwsim.studies import store as store_module
+from hwsim.studies.claims import Claimed
+from hwsim.studies.disk import write_file
+from hwsim.studies.store import StorageError, Store
 
 TABLES = {"metrics": pa.table({"id": ["a1"], "epoch": [0]})}
 
@@ -21,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def claim(store: Store, *edits: Edit, version: str = "1", update: bool = False) -> None:
-    store.claim(plan_of(*edits), "study: ...", version, update=update)
+    store.open(plan_of(*edits), "study: ...", version, update=update)
 
 
 def test_a_saved_run_is_finished_and_can_be_read_back(store: Store) -> None:
@@ -31,14 +36,17 @@ def test_a_saved_run_is_finished_and_can_be_read_back(store: Store) -> None:
     assert sorted(os.listdir(store.runs / "a1")) == ["metrics.parquet", "run.json"]
 
 
-@pytest.mark.parametrize("step", ["pq.write_table", "_sync", "os.rename"])
+@pytest.mark.parametrize("step", ["store pq.write_table", "disk sync", "disk os.rename"])
 def test_a_failure_at_any_step_leaves_no_half_run(store: Store, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, step.partition(".")[0], _Broken(module, step, fail)) if "." in step else monkeypatch.setattr(
-        module, step, fail
-    )
+    module, name = step.split()
+    owner = {"store": store_module, "disk": disk}[module]
+    if "." in name:
+        monkeypatch.setattr(owner, name.partition(".")[0], _Broken(owner, name, fail))
+    else:
+        monkeypatch.setattr(owner, name, fail)
     with pytest.raises(OSError, match="No space left"):
         store.save("a1", {}, TABLES)
     assert store.finished() == set()
@@ -64,7 +72,7 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monkeypa
     def fail(*arguments: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr(disk.os, "replace", fail)
     with pytest.raises(OSError, match="Input/output error"):
         write_file(path, "new")
     assert path.read_text() == "old"
@@ -73,12 +81,19 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monkeypa
 
 def test_what_a_killed_process_left_is_no_result_and_is_swept_away(store: Store) -> None:
     store.save("a1", {}, TABLES)
-    half = store.runs / ".b2.x7"
-    half.mkdir()
-    (half / "run.json").write_text("{")
+    for id in ("b2", "c3"):
+        (store.runs / f".{id}.x7").mkdir()
+        (store.runs / f".{id}.x7" / "run.json").write_text("{")
+    (store.folder / "claims").mkdir(exist_ok=True)
+    (store.folder / "claims" / "d4").write_text("process 1 on a dead machine")
     assert store.finished() == {"a1"}
-    with store.locked():
-        assert os.listdir(store.runs) == ["a1"]
+    with store.claimed("c3"):
+        claim(store)
+        assert sorted(os.listdir(store.runs)) == [".c3.x7", "a1"]
+        assert store.running() == {"c3"}
+    claim(store)
+    assert os.listdir(store.runs) == ["a1"]
+    assert os.listdir(store.folder / "claims") == []
 
 
 def test_the_first_of_two_equal_results_stays(store: Store) -> None:
@@ -106,7 +121,10 @@ def test_the_same_study_may_claim_its_folder_again(store: Store) -> None:
     [
         (("seeds: [0, 1]", "seeds: [0, 1, 2]"), "study.seeds: [0, 1] in the folder, [0, 1, 2] now"),
         (("lr: 0.1", "lr: 0.2"), "study.optimizer.lr: 0.1 in the folder, 0.2 now"),
-        (("mantissa_bits: 2", "mantissa_bits: 3"), "what its formats, units or datapaths are"),
+        (
+            ("mantissa_bits: 2", "mantissa_bits: 3"),
+            "machines.mine.gemm.output.input.format.mantissa_bits: 2 in the folder, 3 now",
+        ),
     ],
 )
 def test_another_study_is_refused_with_the_difference(store: Store, edit: Edit, difference: str) -> None:
@@ -133,17 +151,48 @@ def test_an_update_takes_the_folder_over_and_keeps_the_runs(store: Store) -> Non
     assert store.finished() == {"a1"}
 
 
-def test_a_folder_in_use_is_refused_and_free_again_afterwards(store: Store) -> None:
-    with store.locked(), pytest.raises(StorageError, match="another process is running this study"), Store(store.folder).locked():
-        pass
-    with store.locked():
-        pass
+def test_a_run_is_one_process_at_a_time_and_free_again_afterwards(store: Store) -> None:
+    with store.claimed("a1"):
+        with pytest.raises(Claimed, match=rf"process {os.getpid()} on "), store.claimed("a1"):
+            pass
+        with store.claimed("b2"):
+            pass
+    with store.claimed("a1"):
+        assert store.running() == {"a1"}
+    assert store.running() == set()
+
+
+CLAIMANT = """
+import runpy, sys, time
+from pathlib import Path
+claim = runpy.run_path(sys.argv[2])["claim"]  # Without the package, which takes seconds to import.
+with claim(Path(sys.argv[1])):
+    print("mine", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_process_claims_nothing(store: Store) -> None:
+    path = store.folder / "claims" / "a1"
+    with subprocess.Popen(
+        [sys.executable, "-c", CLAIMANT, str(path), claims.__file__], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mine\n"
+        assert store.running() == {"a1"}
+        with pytest.raises(Claimed, match=f"process {process.pid} on"), store.claimed("a1"):
+            pass
+        process.kill()
+    assert path.exists()
+    assert store.running() == set()
+    with store.claimed("a1"):
+        assert store.running() == {"a1"}
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be written to: Not a directory"), Store(tmp_path / "file" / "x").locked():
-        pass
+    with pytest.raises(StorageError, match="cannot be written to: Not a directory"):
+        claim(Store(tmp_path / "file" / "x"))
 
 
 def test_a_folder_without_a_study_is_refused(store: Store) -> None:

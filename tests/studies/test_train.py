@@ -13,6 +13,7 @@ from hwsim.models import batches, evaluate, initial_model
 from hwsim.studies import tasks
 from hwsim.studies.schema import TrainingRun
 from hwsim.studies.store import Store
+from hwsim.studies.terms import Terms
 from hwsim.studies.train import train
 from hwsim.studies.worker import perform
 
@@ -81,7 +82,19 @@ def test_every_operation_is_accounted_for() -> None:
 
 def test_a_run_that_diverges_is_a_result_with_the_steps_it_took_and_the_reason() -> None:
     outcome = train(run_of(lr=1e30))
-    assert (outcome.status, outcome.steps, outcome.reason) == ("diverged", 1, "the loss is nan in step 1")
+    assert (outcome.status, outcome.steps) == ("diverged", 1)
+    where = "first made by addmm at 3/output (forward) in step 1"
+    assert outcome.reason == f"the loss is nan in step 1; {where}"
+    assert outcome.origin == {"step": 1, "phase": "forward", "op": "addmm", "site": "3/output", "made": True}
+
+
+def test_a_weight_that_is_not_finite_ends_the_run_in_the_step_that_made_it() -> None:
+    plan = plan_of(("lr: 0.1", "lr: 1.0e+30, weight_decay: 1.0e+10"))
+    outcome = train(next(iter(plan.runs.values())))
+    assert (outcome.status, outcome.steps) == ("diverged", 0)
+    assert outcome.reason.startswith("the parameter ")
+    assert " is not finite after step 0; first made by add_ at 1." in outcome.reason
+    assert outcome.reason.endswith(" (optimizer) in step 0")
 
 
 def test_a_nan_in_a_format_without_one_is_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,12 +104,12 @@ def test_a_nan_in_a_format_without_one_is_divergence(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tasks, "data", lambda choice: poisoned)
     outcome = train(run)
     assert (outcome.status, outcome.steps, outcome.metrics) == ("diverged", 0, [])
-    assert "nan" in outcome.reason
+    assert outcome.reason.startswith("in step 0: 1/output/input: x[0, 0]: got nan, which becomes NaN in a format that has none")
 
 
 def test_a_performed_run_is_stored_with_all_that_repeats_it(tmp_path: Path) -> None:
     run = run_of("mine")
-    finished = perform(run, tmp_path, {"command": "hwsim run tiny.yaml"})
+    finished = perform(run, tmp_path, Terms(origin={"command": "hwsim run tiny.yaml"}))
     assert (finished.id, finished.status) == (run.id, "done")
     record = Store(tmp_path).record(run.id)
     assert TrainingRun.model_validate_json(json.dumps(record["run"])).hash == run.hash == record["hash"]
@@ -109,7 +122,7 @@ def test_a_performed_run_is_stored_with_all_that_repeats_it(tmp_path: Path) -> N
 def test_equal_runs_store_equal_bytes(tmp_path: Path) -> None:
     run = run_of("mine")
     for folder in ("a", "b"):
-        perform(run, tmp_path / folder, {})
+        perform(run, tmp_path / folder)
     for name in ("metrics.parquet", "audit.parquet"):
         a, b = ((tmp_path / folder / "runs" / run.id / name).read_bytes() for folder in ("a", "b"))
         assert a == b
@@ -117,7 +130,7 @@ def test_equal_runs_store_equal_bytes(tmp_path: Path) -> None:
 
 def test_a_diverged_run_is_stored_and_has_the_columns_of_the_others(tmp_path: Path) -> None:
     run = run_of(lr=1e30)
-    assert perform(run, tmp_path, {}).status == "diverged"
+    assert perform(run, tmp_path).status == "diverged"
     table = pq.read_table(tmp_path / "runs" / run.id / "metrics.parquet")
     assert (table.num_rows, set(table.column_names)) == (0, {"id", "epoch", "step", "train_loss", "test_loss"})
 
@@ -128,7 +141,7 @@ def test_a_run_that_fails_is_stored_as_a_failure_and_as_no_result(tmp_path: Path
 
     run = run_of()
     monkeypatch.setattr(tasks, "data", broken)
-    finished = perform(run, tmp_path, {})
+    finished = perform(run, tmp_path)
     assert (finished.status, finished.error) == ("failed", "RuntimeError: out of luck")
     assert Store(tmp_path).finished() == set()
     assert "out of luck" in Store(tmp_path).failed()[run.id]["traceback"]

@@ -40,6 +40,14 @@ def test_every_method_trains_to_a_finite_loss_with_its_weights_on_the_levels(met
     assert outcome.coverage == {"operations": 1.0, "flops": 1.0}
 
 
+@pytest.mark.parametrize(("levels", "count"), [("{rule: ternary}", 3), ("ternary", 3)])
+def test_a_learned_step_makes_ternary_levels_too(levels: str, count: int) -> None:
+    run = run_of(f"{{method: lsq, levels: {levels}}}")
+    model = initial_model(tasks.build(run.task), 0)
+    trainee(model, run.quantizer, lambda parameters: torch.optim.SGD(parameters, lr=1.0), 1)
+    assert model[1].weight.detach().unique().numel() == count
+
+
 def test_the_rate_rises_over_time_where_weights_are_drawn_slowly() -> None:
     run = run_of("{method: parq, levels: {rule: lsbq, bits: 2}, end: 0.9}", ("epochs: 1", "epochs: 3"))
     rates = [row["quantization_rate"] for row in train(run).metrics]
@@ -67,7 +75,7 @@ def test_layers_that_are_kept_are_not_drawn() -> None:
 
 def test_a_run_is_stored_with_its_quantizer_and_read_back(tmp_path: Path) -> None:
     run = run_of("{method: ste, levels: {rule: lsbq, bits: 2}}")
-    perform(run, tmp_path, {})
+    perform(run, tmp_path)
     record = Store(tmp_path).record(run.id)
     assert TrainingRun.model_validate_json(json.dumps(record["run"])).hash == run.hash
 
@@ -97,7 +105,7 @@ def test_methods_and_levels_are_axes_with_names_of_their_own() -> None:
         ("{method: ste, levels: {rule: lsbq, bits: 3, optimal: true}}", "LSBQ bits: got 3 with optimal=True; allowed: 1 or 2"),
         ("{method: ste, levels: {rule: lsqb, bits: 3}}", "allowed: format, lsbq, ternary, uniform; did you mean 'lsbq'?"),
         ("{method: parq, levels: int4, start: 0.5, end: 0.5}", "end: got 0.5 with start 0.5; allowed: a later share of the run"),
-        ("{method: lsq, levels: ternary}", "levels: got none that one learned step makes; allowed with lsq: int2 to int8"),
+        ("{method: lsq, levels: nf4}", "levels: got none that one learned step makes; allowed with lsq: ternary, int2 to int8"),
         ("{method: ste, levels: int4, periode: 3}", "study.quantizer.periode: unknown key"),
     ],
 )

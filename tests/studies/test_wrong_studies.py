@@ -8,6 +8,12 @@ from hwsim.errors import ConfigError
 LR, TASK, SEEDS = "lr: 0.1", "batch_size: 256, width: 4", "seeds: [0, 1]"
 GRID, BASELINE = "grid: {datapath: [fp32, mine]}", "baseline: fp32"
 
+
+def trained(choice: str) -> Edit:
+    """The edit that trains another task."""
+    return "name: digits_mlp, epochs: 1, batch_size: 256, width: 4", f"name: {choice}, epochs: 1, batch_size: 4"
+
+
 WRONG = [
     ((LR, "lr: 0"), "tiny.yaml:10: study.optimizer.lr: got 0 (a whole number); allowed: a number > 0"),
     ((LR, "lr: -0.5"), "tiny.yaml:10: study.optimizer.lr: got -0.5"),
@@ -35,6 +41,11 @@ WRONG = [
     (("epochs: 1", "epochs: 1, labels: int8"), "study.task.labels: got a cast for targets of torch.int64; allowed: with targets"),
     (("digits_mlp", "digit_mlp"), "did you mean 'digits_mlp'?"),
     (("width: 4", "widht: 4"), "tiny.yaml:9: study.task.widht: task 'digits_mlp': unknown option: got 'widht'"),
+    (trained("digits, network: vit_b_16"), "study.task.network: got images of 8 x 8; allowed for patches of 16"),
+    (trained("digits, network: swin"), "tiny.yaml:9: study.task.network: task 'digits': option 'network': got 'swin'"),
+    (trained("digits, network: swin"), "did you mean 'swin_t'?"),
+    (trained("char_gpt, file: absent.txt"), "study.task.file: got 'absent.txt', which is not there"),
+    (trained("char_llama, heads: 3, width: 48"), "study.task.heads: got 3 for 2 key-value heads; allowed: a multiple of 2"),
     (("width: 4", "width: 0"), "option 'width': got 0; allowed: an integer of at least 1"),
     (("name: digits_mlp, epochs: 1, batch_size: 256, width: 4", "model: a:b, epochs: 1, batch_size: 2"), "task.data: missing"),
     (("name: digits_mlp", "model: no_such_package:make, data: a:b"), "study.task.width: unknown key"),
@@ -47,8 +58,15 @@ WRONG = [
     ((SEEDS, "seeds: 3"), "study.seeds: got 3"),
     ((SEEDS, "seed: [0]"), "tiny.yaml:13: study.seed: unknown key"),
     ((SEEDS, "seed: [0]"), "did you mean 'seeds'?"),
+    (
+        (SEEDS, "report: {published: [{title: a, source: b, header: [bits, STE], rows: [['1', '89.6'], ['2']]}]}"),
+        "tiny.yaml:13: study.report.published[0]: rows[1]: got 1 texts; allowed: 2, one a column",
+    ),
     ((SEEDS, "threads: 0"), "study.threads: got 0"),
     ((GRID, "grid: {datapath: []}"), "tiny.yaml:12: study.grid.datapath: got a list of 0"),
+    (("seeds: [0, 1]", "coverage: {fail_under: 1.5}"), "tiny.yaml:13: study.coverage.fail_under: got 1.5"),
+    (("seeds: [0, 1]", "coverage: {fail_undr: 1.0}"), "study.coverage.fail_undr: unknown key; allowed: fail_under, unknown_ops"),
+    (("seeds: [0, 1]", "coverage: {unknown_ops: ignore}"), "study.coverage.unknown_ops: got 'ignore'; allowed: "),
     ((GRID, "grid: {datapath: fp32}"), "study.grid.datapath: got 'fp32'"),
     ((GRID, "grid: {datapth: [fp32]}"), "study.grid.datapth: got the axis 'datapth'; allowed: datapath, threads"),
     ((GRID, "grid: {datapth: [fp32]}"), "did you mean 'datapath'?"),

@@ -105,3 +105,31 @@ def test_a_scaled_loss_is_scaled_in_lock_step_too() -> None:
 
 def still(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.0)
+
+
+class Unpredicted(nn.Module):
+    """A branch whose output reaches no loss through autograd, so that nothing is predicted of its casts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.hidden = nn.Linear(16, 4), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.seen(x) + self.hidden(x).detach()  # type: ignore[no-any-return]
+
+
+def test_what_is_not_predicted_takes_the_widest_format() -> None:
+    torch.manual_seed(0)
+    model, batch = Unpredicted(), (torch.randn(32, 16), torch.randn(32, 4))
+    found = allocate(Twin(model, squared, batch, sgd(model), torch.float64), "proposed", 10.0, ("fp4_e2m1fn", "bf16"))
+    assert found.formats["seen/output/weight"] == "fp4_e2m1fn"
+    assert found.formats["hidden/output/weight"] == "bf16"
+    assert found.within
+
+
+def test_a_candidate_of_ones_own_is_written_out() -> None:
+    model, batch = small()
+    own = hwsim.format({"kind": "float", "exponent_bits": 3, "mantissa_bits": 1, "specials": "finite"})
+    found = allocate(Twin(model, squared, batch, sgd(model), torch.float64), "proposed", 10.0, (own, "fp32"))
+    assert found.datapath["overrides"]["0"]["gemm"]["output"]["weight"]["format"]["exponent_bits"] == 3
+    assert datapath(found.datapath).name == "proposed"

@@ -1,6 +1,7 @@
 """The error budget of one step: what is measured, what is predicted, and how the two agree."""
 
 import json
+import math
 from itertools import groupby
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_the_causes_of_a_cast_add_up_to_it() -> None:
     cast = {"format": "fp4_e2m1", "scaling": {"rule": "power_of_two"}}
     fixed = {"format": "int8", "scaling": {"rule": "fixed", "value": 0.01}}
     machine = {"name": "causes", "gemm": {"output": {"input": cast, "weight": fixed}, "grad_weight": {"grad_output": cast}}}
-    found = hwsim.budget(model, made.loss, batch, machine)
+    found = hwsim.budget(model, made.loss, batch, machine, groups=False)
     groups = [list(rows) for _, rows in groupby(found.rows, key=lambda row: (row.site, row.gemm, row.role))]
     assert {row.cause for row in found.rows} == {"all", "clipping", "underflow", "rounding", "scale"}
     assert len(groups) == 9
@@ -119,6 +120,8 @@ def test_facts_say_what_went_through_a_port(linear: Any) -> None:
     assert sum(facts.exponents.values()) == 40
     assert 0 < facts.codes_used <= 1
     assert facts.causes == ("underflow", "rounding", "scale")
+    unit = facts.amax / 7
+    assert facts.range == (math.floor(math.log2(unit)), math.floor(math.log2(7 * unit * (1 + 1e-7))))
 
 
 def test_a_planted_bad_layer_is_the_top_row() -> None:
@@ -130,20 +133,91 @@ def test_a_planted_bad_layer_is_the_top_row() -> None:
         "gemm": {"all": dict.fromkeys(("input", "weight", "grad_output"), cast)},
         "overrides": {"3": bad},
     }
-    top = hwsim.budget(model, made.loss, batch, machine).rows[0]
+    top = hwsim.budget(model, made.loss, batch, machine, groups=False).rows[0]
     assert (top.site, top.gemm, top.role, top.cause) == ("3", "output", "weight", "all")
 
 
-def test_totals_are_all_each_role_all_but_each_and_the_interaction() -> None:
-    model, made, batch = trained("digits_cnn")
-    found = hwsim.budget(model, made.loss, batch, all_operands("int4"), causes=False)
+def test_totals_are_all_each_role_gemm_and_layer_all_but_each_and_the_interaction() -> None:
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), (torch.randn(16, 8), torch.randint(4, (16,)))
+    found = hwsim.budget(model, nn.functional.cross_entropy, batch, all_operands("int4"), causes=False)
     alone = sum(row.measured for row in found.places if row.gemm == "output")
     assert found.part("interaction").measured == pytest.approx(found.part("all").measured - alone)
-    assert {row.part for row in found.totals} >= {"only weight", "all but weight", "only grad_output", "all, after the step"}
-    assert found.part("all").predicted > 0
+    kinds = {"only weight", "all but weight", "only grad_output", "only GEMM output", "all but layer 2", "all, after the step"}
+    assert {row.part for row in found.totals} >= kinds
+    assert found.part("only GEMM output").measured == pytest.approx(found.part("all").measured)
+    assert math.isfinite(found.part("all").predicted)
     assert 0.5 < found.part("all").cosine < 1
     assert found.part("all").sqnr < found.part("only weight").sqnr
     assert found.part("all but grad_output").measured == pytest.approx(found.part("all").measured)
+    few = hwsim.budget(model, nn.functional.cross_entropy, batch, all_operands("int4"), causes=False, groups=False)
+    assert [row.part for row in few.totals] == ["all", "all, after the step", "interaction"]
+
+
+def test_all_but_a_place_is_what_the_others_change_together(linear: Any) -> None:
+    model, batch = linear
+    both = {"name": "both", "gemm": {"output": {"input": INT4, "weight": INT4}}}
+    found = hwsim.budget(model, squared, batch, both, causes=False, predict=False)
+    alone, without = ({row.role: getattr(row, name) for row in found.places} for name in ("measured", "all_but"))
+    assert without == {"input": alone["weight"], "weight": alone["input"]}
+    assert math.isnan(hwsim.budget(model, squared, batch, one("output", "weight")).places[0].all_but)
+
+
+def test_the_shares_of_roles_are_shapleys_and_add_up_to_the_change_after_the_step() -> None:
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), (torch.randn(4, 8), torch.randn(4, 2))
+    machine = {"name": "two", "gemm": {"all": {"input": INT4, "weight": INT4}}}
+    found = hwsim.budget(model, squared, batch, machine, causes=False, predict=False)
+    alone = {
+        role: hwsim.budget(model, squared, batch, {"name": role, "gemm": {"all": {role: INT4}}}, causes=False, predict=False)
+        for role in ("input", "weight")
+    }
+    after = {role: one.part("all, after the step").measured for role, one in alone.items()}
+    both = found.part("all, after the step").measured
+    shares = {role: found.part(f"share of {role}").measured for role in alone}
+    assert sum(shares.values()) == pytest.approx(both)
+    assert shares["input"] == pytest.approx((after["input"] + both - after["weight"]) / 2)
+
+
+def test_weights_are_compared_after_as_many_steps_as_are_asked_for(linear: Any) -> None:
+    model, batch = linear
+    machine = one("grad_weight", "grad_output")
+    errors = []
+    for steps in (1, 2):
+        copy = nn.Linear(5, 3).double()
+        weights = []
+        for cast in (machine, {"name": "wide"}):
+            copy.load_state_dict(model.state_dict())
+            start = torch.cat([p.detach().flatten().double() for p in copy.parameters()])
+            optimizer = torch.optim.SGD(copy.parameters(), lr=0.05)
+            with hwsim.emulate(copy, cast, optimizer):
+                for _ in range(steps):
+                    optimizer.zero_grad()
+                    squared(copy(batch[0].double()), batch[1].double()).backward()
+                    optimizer.step()
+            weights.append(torch.cat([p.detach().flatten() for p in copy.parameters()]) - start)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        found = hwsim.budget(model, squared, batch, machine, optimizer=optimizer, steps=steps)
+        errors.append(found.places[0].update_error)
+        assert errors[-1] == pytest.approx(float((weights[0] - weights[1]).norm() / weights[1].norm()))
+        assert (found.places[0].predicted == found.places[0].predicted) is (steps == 1)
+    assert 0 < errors[0] != errors[1]
+
+
+def test_a_change_has_a_confidence_interval_over_seeds_and_draws(linear: Any) -> None:
+    model, batch = linear
+    cast = {"format": "int4", "scaling": "absmax", "rounding": "stochastic"}
+    row = hwsim.budget(model, squared, batch, one("output", "weight", cast), seeds=[0, 1], draws=3).rows[0]
+    assert row.interval == pytest.approx(scipy.stats.t.ppf(0.975, 5) * row.noise / 6**0.5)
+    assert math.isnan(hwsim.budget(model, squared, batch, one("output", "weight")).rows[0].interval)
+
+
+def test_a_budget_is_read_back_from_its_json(linear: Any) -> None:
+    model, batch = linear
+    found = hwsim.budget(model, squared, batch, all_operands("int4"))
+    again = Budget.of(json.loads(found.to_json()))
+    assert again.to_json() == found.to_json()
+    assert again.facts == found.facts
 
 
 def test_an_accumulator_is_measured_by_gemm() -> None:
@@ -201,10 +275,19 @@ def test_a_machine_that_rounds_nowhere_changes_nothing(linear: Any) -> None:
     assert "rounds nowhere" in found.headline
 
 
+def test_a_model_that_has_diverged_has_no_error_to_split(linear: Any) -> None:
+    model, batch = linear
+    torch.nn.init.constant_(model.bias, torch.nan)
+    found = hwsim.budget(model, squared, batch, one("output", "weight"))
+    assert found.headline == "one: the loss of this batch is nan without any rounding; there is no error to split."
+    assert json.loads(found.to_json())["loss"] is None
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         ({"sites": ["head"]}, "budget: sites: got 'head'; allowed: weight"),
+        ({"steps": 0}, "budget: steps: got 0; allowed: a whole number from 1 on"),
         ({"batch": torch.zeros(3)}, r"batch: got Tensor; allowed: \(inputs, targets\)"),
     ],
 )
@@ -233,7 +316,8 @@ def budgets_of(name: str, formats: list[str], lr: float = LR) -> list[Budget]:
     model, made, batch = trained(name)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     return [
-        hwsim.budget(model, made.loss, batch, all_operands(fmt), optimizer=optimizer, samples=16, causes=False) for fmt in formats
+        hwsim.budget(model, made.loss, batch, all_operands(fmt), optimizer=optimizer, samples=16, causes=False, groups=False)
+        for fmt in formats
     ]
 
 
@@ -271,3 +355,14 @@ def test_the_gradients_of_a_scaled_loss_are_compared_unscaled(linear: tuple[nn.M
     assert error > 0
     assert a.part("all").gradient_error == pytest.approx(error, rel=1e-9)
     assert [row.measured for row in a.places] == pytest.approx([row.measured for row in b.places], rel=1e-6)
+
+
+def test_the_prediction_casts_the_gradients_of_the_scaled_loss(linear: tuple[nn.Module, tuple[Tensor, Tensor]]) -> None:
+    model, batch = linear
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    machine = one("grad_weight", "grad_output", "fp8_e5m2") | {"loss_scaling": {"initial": 256}}
+    small = lambda outputs, targets: squared(outputs, targets) / 4096  # noqa: E731
+    for declared in (machine, {key: value for key, value in machine.items() if key != "loss_scaling"}):
+        row = hwsim.budget(model, small, batch, declared, optimizer=optimizer).places[0]
+        assert row.measured != 0
+        assert row.predicted == pytest.approx(row.measured, rel=1e-2)

@@ -1,6 +1,8 @@
 """The block leaves everything as it was, and refuses what cannot be."""
 
+import math
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +10,10 @@ from emulator_cases import input_of, loss_of, model_of, optimizer_of, train
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import hwsim
 from hwsim.emulator import emulate
-from hwsim.errors import ConfigError
+from hwsim.emulator.meter import Meter
+from hwsim.errors import ConfigError, FormatError
 
 
 def flags() -> list[bool]:
@@ -22,6 +26,9 @@ def flags() -> list[bool]:
         torch.backends.cuda.math_sdp_enabled(),
         torch.backends.cuda.cudnn_sdp_enabled(),
     ]
+
+
+E8M0 = {"rule": "absmax", "format": "e8m0fnu"}
 
 
 class Stop(Exception):
@@ -95,6 +102,24 @@ def test_wrong_arguments_are_refused_before_anything_runs(options, text: str) ->
         pytest.fail("the block ran")
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape", "place"),
+    [
+        (nn.Linear(40, 4), (2, 40), r"^0/output/input: remainder: axis 1 has 40 elements, blocks have 32"),
+        (nn.Conv2d(8, 4, 1), (1, 8, 3, 3), r"^0/output/input: remainder: axis \d has 8 elements, blocks have 32"),
+    ],
+    ids=["linear", "convolution"],
+)
+@pytest.mark.parametrize("unit", ["native", {"accumulator": {"format": "fp32"}, "order": "sequential"}], ids=["native", "unit"])
+def test_blocks_that_do_not_divide_an_operand_are_refused_at_their_port(layer, shape, place: str, unit) -> None:
+    block = {"kind": "block", "element": "fp8_e4m3fn", "scale": "e8m0fnu", "size": 32, "remainder": "error"}
+    scales = {} if unit == "native" else {"scales": {"block": 32, "format": "e8m0fnu", "applied": "product"}}
+    mac = unit if unit == "native" else unit | scales
+    machine = {"gemm": {"output": {"input": block, "weight": block, "mac": mac}}}
+    with emulate(nn.Sequential(layer), machine), pytest.raises(FormatError, match=place):
+        layer(torch.ones(*shape))
+
+
 @pytest.mark.parametrize("name", ["mlp", "residual", "lstm", "transformer", "written_out_attention"])
 def test_the_audit_accounts_for_every_flop_of_every_contraction(name: str) -> None:
     model = model_of(name)
@@ -156,6 +181,48 @@ def test_statistics_count_what_the_ports_do() -> None:
     (row,) = machine.statistics()
     assert (row.site, row.calls, row.elements, row.overflow, row.underflow) == ("0/output/input", 1, 4, 1, 1)
     assert row.bias == pytest.approx((-(2**-9) - 2**-30 - 52) / 4)
+
+
+@pytest.mark.parametrize(
+    ("cast", "x", "clipped"),
+    [
+        ("fp8_e4m3fn", [448.0, 463.0, 465.0, float("inf")], 2),
+        ({"format": "int8", "scaling": {"rule": "fixed", "value": 0.01}}, [1.27, 1.274, 1.28, -1.29], 2),
+        ({"format": "int8", "scaling": "absmax"}, [1.0, 2.0, 3.0, -128.0], 0),
+        ({"format": "fp4_e2m1fn", "scaling": E8M0}, [8.0, 4.0, 1.0, 0.5], 1),
+        ({"format": "int4", "scaling": E8M0 | {"granularity": {"group": 2}}}, [8.0, 7.6, -8.4, -8.6], 3),
+        ("mxfp4", [7.5, 6.9, 1.0, 0.5], 1),
+        ({"format": "int4", "scaling": "dorefa"}, [7.5, 6.9, 1.0, 0.5], 0),
+    ],
+)
+def test_statistics_count_what_a_scale_clips_and_not_what_is_rounded(cast: Any, x: list[float], clipped: int) -> None:
+    layer = nn.Linear(4, 4)
+    with emulate(layer, {"gemm": {"output": {"input": cast}}}, statistics=True) as machine, torch.no_grad():
+        layer(torch.tensor([x]))
+    (row,) = machine.statistics()
+    assert row.overflow == clipped
+
+
+def test_statistics_of_any_layout_in_memory_are_those_of_its_elements() -> None:
+    x = torch.randn(3, 5, 4, 6) * 300
+    x[0, 0, 0, :3] = torch.tensor([torch.inf, torch.nan, -0.0])
+    layouts = [x, x.contiguous(memory_format=torch.channels_last), x.transpose(1, 3).contiguous().transpose(1, 3)]
+    layouts += [torch.stack([x, x], -1)[..., 0], x.expand(1, *x.shape)]
+    rows = []
+    for given in layouts:
+        meter = Meter()
+        meter.add(given, hwsim.quantize(given, "fp8_e4m3fn"), hwsim.format("fp8_e4m3fn"))
+        rows.append(meter.row("site", "cast"))
+    y = hwsim.quantize(x, "fp8_e4m3fn").double()
+    finite = torch.isfinite(x)
+    assert rows[0].bias == pytest.approx(float((y - x)[finite].sum()) / x.numel())
+    assert rows[0].sqnr == pytest.approx(
+        10 * math.log10(float(x[finite].double().square().sum() / (y - x)[finite].square().sum()))
+    )
+    assert rows[0].overflow == int((x.abs() > 464).sum())
+    for row in rows[1:]:
+        assert (row.bias, row.sqnr) == (pytest.approx(rows[0].bias), pytest.approx(rows[0].sqnr))
+        assert (row.overflow, row.underflow) == (rows[0].overflow, rows[0].underflow)
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(6, 4), nn.Conv2d(6, 4, 1)], ids=["linear", "convolution"])

@@ -53,7 +53,7 @@ def test_fp32_casts_that_are_declared_change_nothing_either() -> None:
     expected_losses, expected = plain("residual", "adam")
     assert losses == expected_losses
     assert same(tensors, expected) == []
-    assert {row.role for row in machine.unemulated()} <= {"counter", "random"}
+    assert {row.role for row in machine.unemulated()} <= {"counter", "random", "steps"}
 
 
 @pytest.mark.parametrize("model_name", ["digits_cnn", "transformer"])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from emulator_cases import Attention, Conv1D, Mlp, Transformer, input_of, loss_of, model_of
+from emulator_cases import Attention, Conv1D, Mlp, Transformer, input_of, loss_of, model_of, on_grid
 from torch import nn
 
 from hwsim.emulator import emulate
@@ -146,6 +146,32 @@ def test_inputs_given_by_keyword_and_made_inside_the_block_are_inputs() -> None:
     assert {(row.gemm, row.role) for row in machine.audit() if row.gemm} == {
         (gemm, role) for gemm in ("output", "grad_weight") for role in LINEAR[gemm]
     }
+
+
+def test_a_weight_whose_storage_the_program_replaces_stays_a_weight_in_its_format() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with emulate(model, {"optimizer": {"weight": "bf16"}}, optimizer=optimizer) as machine:
+        model[1].weight.data = torch.randn(4, 8)
+        loss_of(model(input_of("mlp"))).backward()
+        assert on_grid(model[1].weight, torch.bfloat16)
+        model[0].weight.data = torch.randn(8, 8)
+        optimizer.step()
+    assert on_grid(model[0].weight, torch.bfloat16)
+    gemms = {(row.gemm, row.role) for row in machine.audit() if row.site == "1" and row.gemm}
+    assert gemms == {(gemm, role) for gemm, roles in LINEAR.items() for role in roles}
+
+
+@pytest.mark.large
+def test_a_compiled_model_runs_eagerly_with_the_same_roles_and_bits() -> None:
+    model, x = model_of("mlp"), input_of("mlp")
+    results = []
+    for run in (model, torch.compile(model)):
+        with emulate(model, "bf16") as machine:
+            y = run(x)
+            loss_of(y).backward()
+        results.append((y.tolist(), [(row.site, row.gemm, row.role, row.cast) for row in machine.audit() if row.gemm]))
+    assert results[0] == results[1]
 
 
 def test_autocast_keeps_roles_and_sites() -> None:

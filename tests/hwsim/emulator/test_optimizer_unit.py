@@ -167,3 +167,18 @@ def test_an_optimizer_with_a_closure_evaluates_it_as_forward_and_backward() -> N
         optimizer.step(closure)
     phases = {row.phase for row in machine.audit() if row.gemm}
     assert phases == {"forward", "backward"}
+
+
+@pytest.mark.parametrize("form", [{}, {"foreach": True}, {"fused": True}])
+def test_adam_s_count_of_steps_is_never_rounded(form: dict[str, bool]) -> None:
+    layer = nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(layer.parameters(), **form)
+    casts = dict.fromkeys(("momentum", "variance", "state", "update", "weight"), "bf16")
+    with emulate(layer, {"optimizer": casts, "vector": "bf16"}, optimizer=optimizer):
+        for _ in range(2):
+            layer(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+            for state in optimizer.state.values():
+                state["step"].fill_(256.0)
+        optimizer.step()
+    assert {state["step"].item() for state in optimizer.state.values()} == {257.0}

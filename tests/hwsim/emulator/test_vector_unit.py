@@ -100,7 +100,7 @@ def test_gradients_of_whole_networks_are_values_of_the_declared_formats(name: st
         loss.backward()
     assert on_grid(loss.detach(), torch.bfloat16)
     assert [key for key, p in model.named_parameters() if not on_grid(p.grad, torch.bfloat16)] == []
-    assert {row.role for row in machine.unemulated()} <= {"weight", "random"}
+    assert {row.role for row in machine.unemulated()} <= {"weight", "random", "steps"}
 
 
 def test_the_loss_and_clipping_outside_of_the_model_are_rounded_too() -> None:

@@ -12,8 +12,7 @@ from hwsim.formats import Block, Draw
 from hwsim.hadamard import rotate, signs
 from hwsim.layering import FIRST_USE, OUTER_FIRST
 from hwsim.macs import matmul
-from hwsim.macs.operands import Scaled
-from hwsim.macs.quantized import transposed
+from hwsim.macs.quantized import Scaled, transposed
 
 
 def operand(machine: Datapath, gemm: str, role: str, x: Tensor) -> Quantized | Tensor:

@@ -30,9 +30,18 @@ def test_a_small_network_trains_on_the_recipe(recipe: str) -> None:
     check(*run(fresh(Net), numbers(2, 2, 4, 4), recipe, 2))
 
 
-@pytest.mark.large
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("kind", ["resnet18", "gpt"])
+QUICK = {("resnet18", "fp8_current"), ("gpt", "fp8_current"), ("gpt", "w4a4_lsq"), ("gpt", "nvfp4")}
+"""What the default suite runs of all."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [
+        pytest.param(kind, recipe, marks=() if (kind, recipe) in QUICK else pytest.mark.large)
+        for kind in ("resnet18", "gpt")
+        for recipe in RECIPES
+    ],
+)
 def test_resnet_18_and_a_gpt_train_on_the_recipe(kind: str, recipe: str) -> None:
     if kind == "resnet18":
         torchvision = pytest.importorskip("torchvision")

@@ -117,7 +117,8 @@ class TestProx:
          PAR(tuple(range(20)), tuple(0.5 * k + 0.5 for k in range(20))),
          PAR((0, 0.5, 1, 1.5, 2, 2.5), (1, 1.5, 2, 2.5, 3, 3.7)),
          PAR((0, 0.3, 1, 1.4), (0.1, 0.2, 0.25, inf)), PAR((0, 1), (1, 1), negative=PAR((0, 2), (0, inf))), distance(GRID),
-         stairs(GRID), PAR(tuple(0.1 * k for k in range(20)), l1_slopes(range(20)))],
+         stairs(GRID), PAR(tuple(0.1 * k for k in range(20)), l1_slopes(range(20))),
+         PAR.on_format(Integer(6, symmetric=True), 0.037, squared_l2_slopes)],
     )  # fmt: skip
     def test_has_the_same_bits_on_the_kernels_as_on_torch(self, par: PAR, strength: float, dtype: torch.dtype) -> None:
         u = 3 * torch.randn(5000, generator=torch.Generator().manual_seed(0), dtype=dtype)
@@ -232,3 +233,13 @@ class TestConstructions:
         assert par.family == "quasi_convex"
         assert not par.has_zero_slope
         assert set(GRID[:3]) <= set(par.targets)
+
+    @pytest.mark.parametrize("levels", [GRID, (0.0, 0.3, 0.4, 1.7, 2.9, 3.5)])
+    def test_mcp_like_lies_above_mcp_by_no_more_than_its_bound_in_every_cell(self, levels: tuple[float, ...]) -> None:
+        par, floor = mcp_like(levels, 3.0, 0.05), 0.05
+        for low, high in pairwise(levels):
+            w = torch.linspace(low, high, 101, dtype=F64)
+            excess = par.value(w) - mcp(w, 3.0) - floor * w
+            rise = float(mcp(doubles(high), 3.0) - mcp(doubles(low), 3.0))
+            assert float(excess.min()) >= -1e-14
+            assert float(excess.max()) <= rise * (1 - rise / (high - low)) + 1e-14

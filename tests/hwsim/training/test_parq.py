@@ -7,10 +7,13 @@ from math import inf
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+import hwsim
 from hwsim.errors import ConfigError
+from hwsim.fields import format_mapping
 from hwsim.formats import Integer
 from hwsim.training import (
     LSBQ,
@@ -28,6 +31,7 @@ from hwsim.training import (
     Sigmoid,
     Soft,
     Uniform,
+    learned_codebook,
     prox,
     split_parameters,
 )
@@ -270,3 +274,36 @@ class TestWrapper:
 def sign_of(w: torch.Tensor) -> torch.Tensor:
     scale = w.abs().mean()
     return torch.where(w > 0, scale, -scale)
+
+
+def test_weights_are_the_matrices_of_layers_and_not_embeddings_norms_or_biases() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.attention = nn.Embedding(5, 8), nn.MultiheadAttention(8, 2)
+            self.norm, self.memory, self.head = nn.LayerNorm(8), nn.LSTM(8, 3), nn.Linear(8, 5, bias=False)
+            self.head.weight = self.embedding.weight
+
+    model = Net()
+    names = {id(p): name for name, p in model.named_parameters()}
+    weights, others = split_parameters(model)
+    assert {names[id(w)] for w in weights} == {
+        "embedding.weight", "attention.in_proj_weight", "attention.out_proj.weight", "memory.weight_ih_l0", "memory.weight_hh_l0",
+    }  # fmt: skip
+    assert len(weights) + len(others) == len(names)
+    assert "attention.in_proj_weight" not in {names[id(w)] for w in split_parameters(model, ["attention"])[0]}
+
+
+def test_the_levels_that_a_run_learned_are_a_codebook_in_yaml() -> None:
+    model = network()
+    train(model, optimizer := wrapped(model, prox_map=Parq(Sigmoid(0, 6)), quantizer=LSBQ(3)), 8)
+    weight = model[0].weight
+    levels, _ = optimizer.levels_of(weight)
+    learned = learned_codebook(levels)
+    written = yaml.safe_dump(format_mapping(learned))
+    fmt = hwsim.format(yaml.safe_load(written))
+    assert fmt == learned
+    assert fmt.bits == 3
+    assert torch.equal(hwsim.quantize(weight.detach(), fmt), weight)
+    with pytest.raises(ConfigError, match=r"levels: got shape \(24, 8\); allowed: one row"):
+        learned_codebook(torch.zeros(24, 8))

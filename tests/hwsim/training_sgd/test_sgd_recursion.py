@@ -1,6 +1,7 @@
 """The moment recursion against an independent recursion of whole matrices, closed forms and limits."""
 
 import itertools
+from functools import cache
 from math import sqrt
 
 import numpy as np
@@ -12,8 +13,10 @@ from hwsim.training.risk import expected_excess_risk
 EIGENVALUES = np.array([1.0, 0.3])
 OPTIMUM = np.array([1.0, -2.0])
 NOISE, STEP = 0.4, 0.2
+SHARED = ("rank_one", "batch_common")
 
 
+@cache
 def tensors(law, size):
     """E zx, E zz, E zzxx, E zzzx, E zzzz of x ~ N(0, diag(EIGENVALUES)) and noisy z, by quadrature, without symmetry."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(7)
@@ -21,7 +24,8 @@ def tensors(law, size):
     grid = np.array(list(itertools.product(nodes, repeat=4)))
     w = np.prod(list(itertools.product(weights, repeat=4)), axis=1)
     x, e = grid[:, :2] * np.sqrt(EIGENVALUES), grid[:, 2:]
-    z = x + sqrt(size) * e * (x if law == "multiplicative" else 1)
+    e = e[:, :1] if law in SHARED else e
+    z = x + sqrt(size) * e * (1 if law == "additive" else x)
 
     def mean(pattern, *factors):
         return np.einsum(f"n,{pattern}", w, *factors, optimize=True)
@@ -35,11 +39,20 @@ def tensors(law, size):
     )
 
 
+def powers(law, size):
+    """E u^2, E u^3, E u^4 of the factor u that two samples of a batch have in common in their data."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(7)
+    u = 1 + (sqrt(size) if law == "batch_common" else 0.0) * nodes
+    return [float(weights @ u**k / weights.sum()) for k in (2, 3, 4)]
+
+
 def matrix_risk(laws, steps, batch, first):
     """The risk from E w w^T as a whole, and the average from all pairs E w_j w_k^T."""
     zx, zz, zzxx, zzzx, zzzz = tensors(*laws.get("data", ("additive", 0.0)))
     added = {c: laws[c][1] if c in laws and laws[c][0] == "additive" else 0.0 for c in COMPONENTS}
-    scaled = {c: laws[c][1] if c in laws and laws[c][0] == "multiplicative" else 0.0 for c in COMPONENTS}
+    scaled = {c: laws[c][1] if c in laws and laws[c][0] != "additive" else 0.0 for c in COMPONENTS}
+    common = {c: 1 + (laws[c][1] if c in laws and laws[c][0] in SHARED else 0.0) for c in COMPONENTS}
+    pull_pull, pull_zz, zz_zz = powers(*laws.get("data", ("additive", 0.0)))
     m, second = np.zeros(2), np.zeros((2, 2))
     pairs, earlier, total, mean_sum = [], [], np.zeros((2, 2)), np.zeros(2)
     target = np.outer(OPTIMUM, OPTIMUM)
@@ -49,7 +62,8 @@ def matrix_risk(laws, steps, batch, first):
             earlier.append(m.copy())
             total += second + sum(p + p.T for p in pairs[:-1])
             mean_sum += m
-        p2 = second + np.diag(scaled["parameters"] * np.diag(second) + added["parameters"])
+        factor = scaled["parameters"] * (second if common["parameters"] > 1 else np.diag(np.diag(second)))
+        p2 = second + factor + added["parameters"] * np.eye(2)
         labels = np.einsum("ijkl,kl->ij", zzxx, target) + NOISE * zz
         overlap = np.einsum("ijkl,k,l->ij", zzzx, m, OPTIMUM)
         acts = np.einsum("ijkl,kl->ij", zzzz, p2)
@@ -58,7 +72,10 @@ def matrix_risk(laws, steps, batch, first):
             "output_gradients"
         ] * zz
         pull = zx @ OPTIMUM
-        two = np.outer(pull, pull) - np.outer(pull, zz @ m) - np.outer(zz @ m, pull) + zz @ p2 @ zz
+        across = np.diag(EIGENVALUES) if pull_pull > 1 else zz
+        fit = common["labels"] * pull_pull * np.outer(pull, pull) + common["activations"] * zz_zz * across @ p2 @ across
+        both = pull_zz * np.outer(pull, across @ m)
+        two = common["output_gradients"] * (fit - both - both.T)
         drift = np.outer(pull, m) - zz @ second
         second = second + STEP * (drift + drift.T) + STEP**2 * (two + (one - two) / batch)
         pairs = [p + STEP * (np.outer(pull, before) - zz @ p) for p, before in zip(pairs, earlier, strict=True)]
@@ -75,7 +92,14 @@ LAWS = [
     {"data": ("additive", 0.1), "parameters": ("multiplicative", 0.1), "output_gradients": ("multiplicative", 0.2)},
     dict.fromkeys(COMPONENTS, ("multiplicative", 0.1)),
     dict.fromkeys(COMPONENTS, ("additive", 0.1)),
+    *({component: (law, 0.1)} for component in COMPONENTS for law in SHARED),
+    dict.fromkeys(COMPONENTS, ("batch_common", 0.1)),
 ]
+
+
+def quantizers_of(laws):
+    """As the public functions take them: a shared error is multiplicative."""
+    return {c: ("multiplicative", size, law) if law in SHARED else (law, size) for c, (law, size) in laws.items()}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +108,7 @@ LAWS = [
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("laws", LAWS)
 def test_recursion_equals_the_recursion_of_whole_matrices(laws, batch, average, first):
-    risk = expected_excess_risk(EIGENVALUES, OPTIMUM, NOISE, STEP, 12, batch, quantizers=laws, **average)
+    risk = expected_excess_risk(EIGENVALUES, OPTIMUM, NOISE, STEP, 12, batch, quantizers=quantizers_of(laws), **average)
     assert risk == pytest.approx(matrix_risk(laws, 12, batch, first), rel=1e-12)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from sgd_cases import AVERAGES, PROBLEM, QUANTIZERS, TARGETS, fixed, placed
 
+from hwsim.catalogue import shipped
 from hwsim.fields import format_record
 from hwsim.training.risk import expected_excess_risk
 from hwsim.training.sgd import quantized_sgd
@@ -119,6 +120,28 @@ def test_scales_found_from_the_data_are_a_replicas_own(scaling):
     assert torch.allclose(
         small(quantizers=quantizers).weights[:64], small(quantizers=quantizers, replicas=64).weights, rtol=0, atol=1e-13
     )
+
+
+FORMATS = {name: format_record(name) for name in shipped("formats")}
+NARROW = [name for name, fmt in FORMATS.items() if fmt.kind == "block" or fmt.bits <= 8]
+
+
+def runs_on(name, rounding):
+    """A run with one format in all places and as the storage: finite, and its weights values of the format."""
+    cast = {"format": name, "rounding": rounding}
+    run = small(quantizers=placed(cast, "all five"), storage=cast, average="last", replicas=16)
+    listed = FORMATS[name].kind != "block" and FORMATS[name].bits <= 16
+    return not run.diverged and (not listed or torch.isin(run.weights, FORMATS[name].values().double()).all())
+
+
+def test_every_shipped_format_of_a_byte_stands_in_all_places():
+    assert [name for name in NARROW if not runs_on(name, "stochastic")] == []
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("rounding", ["nearest_even", "nearest_away", "stochastic", "toward_zero", "to_odd"])
+def test_every_shipped_format_does_with_any_rounding(rounding):
+    assert [name for name in FORMATS if not runs_on(name, rounding)] == []
 
 
 def test_block_formats_share_a_scale_along_the_features():

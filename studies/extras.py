@@ -1,4 +1,4 @@
-"""Packages that only one executor needs."""
+"""Packages that only one executor or sink needs."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def needed(module: str, extra: str) -> Any:
         StudyError: it is not installed.
     """
     if find_spec(module.partition(".")[0]) is None:
-        raise StudyError(f"executor {extra!r}: {module} is not installed; allowed with it: pip install 'hwsim[{extra}]'")
+        raise StudyError(f"{extra}: {module} is not installed; allowed with it: pip install 'hwsim[{extra}]'")
     return import_module(module)

@@ -1,0 +1,180 @@
+"""Rounding float32 to nearest even in loops that run in vector registers.
+
+Each loop gives up (returns False) on a piece that has a NaN or an infinity; the general loop then does the piece again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .compiling import inlined
+
+SIGN, MAGNITUDE, INFINITY = np.int32(-(1 << 31)), np.int32((1 << 31) - 1), np.int32(0x7F800000)
+SIGN64, EXPONENT, QUIET = np.int64(-(1 << 63)), np.int64(0x7FF << 52), np.int64(1 << 51)
+FRACTION64 = np.int64((1 << 52) - 1)
+SINGLE_BITS = 8
+"""With more, too many pieces have a quotient near a tie."""
+
+
+@inlined
+def linear_from(rule: Any) -> Any:
+    """The float32 bits from which on the format's codes are float32 codes with their end cut off."""
+    if rule.min_exponent == -126 and rule.smallest_exponent == -126 - rule.mantissa_bits:
+        return np.int32(0)
+    return np.int32((rule.min_exponent + 127) << 23)
+
+
+@inlined
+def nearest(x: Any, out: Any, rule: Any) -> Any:
+    """Nearest even, on float32 bits: above the smallest normal, half is added and the end cut off; below, (x + c) - c."""
+    cut = 23 - rule.mantissa_bits
+    unit, half, mask = np.int32(1 << cut), np.int32(1 << (cut - 1)), np.int32(-(1 << cut))
+    even = np.int32((rule.parity & 1) << cut)
+    normal = linear_from(rule)
+    magic = np.float32(1.5 * 2.0 ** (rule.smallest_exponent + 23))
+    top, above = np.float32(rule.max_value).view(np.int32), np.float32(rule.above).view(np.int32)
+    zero_sign = SIGN if rule.signed_zero else np.int32(0)
+    largest = np.int32(0)
+    for i in range(x.size):
+        a = np.int32(x[i] & MAGNITUDE)
+        magnitude = np.int32(a).view(np.float32)
+        low = np.float32((magnitude + magic) - magic).view(np.int32)
+        high = np.int32(np.int32(a + half) - (np.int32(1) if np.int32(a & unit) == even else np.int32(0))) & mask
+        t = low if a < normal else np.int32(high)
+        t = above if t > top else t
+        largest = max(largest, a)
+        out[i] = t | (x[i] & (SIGN if t != 0 else zero_sign))
+    return largest < INFINITY
+
+
+@inlined
+def has_room(s: Any, rule: Any) -> Any:
+    """Whether quotients by s can be bracketed in float32."""
+    few = rule.mantissa_bits <= SINGLE_BITS and -100 < rule.smallest_exponent < 100
+    return few and 2.0**-100 < abs(s) < 2.0**100 and np.float64(np.float32(s)) == s
+
+
+@inlined
+def near_and_far(s: Any) -> Any:
+    """Inverses of s whose products with x lie to either side of x / s; that of a power of two is exact.
+
+    Each product is within 2^-23 of itself from what its inverse stands for.
+    """
+    apart = 0.0 if np.float64(s).view(np.int64) & FRACTION64 == 0 else 1.25 * 2.0**-23
+    return np.float32((1.0 - apart) / s), np.float32((1.0 + apart) / s)
+
+
+@inlined
+def single_limits(rule: Any) -> Any:
+    """The float32 bits below which the ulp is constant, and those from which on there is no room."""
+    highest = np.int32((230 + rule.mantissa_bits) << 23)
+    return highest if rule.min_exponent > 127 else np.int32((rule.min_exponent + 127) << 23), highest
+
+
+@inlined
+def nearest_single(x: Any, out: Any, s: Any, rule: Any) -> Any:
+    """Nearest even of x / s in float32, where both ends of an interval that holds the quotient are rounded alike.
+
+    Returns False where the ends differ, near a tie, and where float32 has no room.
+    """
+    if not has_room(s, rule):
+        return False
+    near, far = near_and_far(s)
+    again = np.float32(s if rule.rescale else 1.0)
+    to_magic, quiet = np.int32((23 - rule.mantissa_bits) << 23), np.int32(1 << 22)
+    normal, highest = single_limits(rule)
+    low_magic = np.float32(1.5 * 2.0 ** (23 + rule.smallest_exponent))
+    top, bottom = np.float32(rule.max_value), np.float32(rule.min_value)
+    above, below = np.float32(rule.above), np.float32(rule.below)
+    sign_mask = SIGN if rule.signed_zero else np.int32(0)
+    largest, different = np.int32(0), np.int32(0)
+    for i in range(x.size):
+        q = np.float32(x[i] * far)
+        bits = np.float32(q).view(np.int32)
+        exponent = np.int32(bits & INFINITY)
+        largest = max(largest, exponent)
+        magic = np.int32(np.int32(exponent + to_magic) | quiet).view(np.float32)
+        magic = low_magic if exponent < normal else magic
+        end = np.float32(q + magic)
+        start = np.float32(np.float32(x[i] * near) + magic)
+        different = np.int32(different | np.int32(end.view(np.int32) ^ start.view(np.int32)))
+        y = np.float32(end - magic)
+        y = above if y > top else y
+        y = below if y < bottom else y
+        y = np.int32(np.float32(y).view(np.int32) | np.int32(bits & sign_mask)).view(np.float32)
+        out[i] = y * again
+    return largest < highest and different == 0
+
+
+@inlined
+def nearest_scaled(x: Any, out: Any, scale: Any, stride: Any, rule: Any, carrier: Any = None) -> Any:
+    """Nearest even of x / scale by (q + c) - c in float64, whose 53 bits keep quotients of float32 off ties they are not on."""
+    ranges, grid, sign_mask = limits(rule), nearest_grid(rule), SIGN64 if rule.signed_zero else np.int64(0)
+    product = product_numbers(carrier)
+    special, rescale = np.int64(0), rule.rescale != 0
+    if stride == 0:
+        s = scale[0]
+        again = s if rescale else 1.0
+        for i in range(x.size):
+            q = np.float64(x[i]) / s
+            special |= np.int64(np.float64(q).view(np.int64) & EXPONENT == EXPONENT)
+            out[i] = as_carried(nearest_quotient(q, grid, ranges, sign_mask) * again, product)
+    else:
+        for i in range(x.size):
+            s = scale[i]
+            q = np.float64(x[i]) / s
+            special |= np.int64(np.float64(q).view(np.int64) & EXPONENT == EXPONENT)
+            out[i] = as_carried(nearest_quotient(q, grid, ranges, sign_mask) * (s if rescale else 1.0), product)
+    return special == 0
+
+
+@inlined
+def float64_bits_from(rule: Any) -> Any:
+    """The float64 bits of the smallest normal value: below them the ulp is constant."""
+    return EXPONENT if rule.min_exponent > 1023 else np.int64((rule.min_exponent + 1023) << 52)
+
+
+@inlined
+def limits(rule: Any) -> Any:
+    """The range of finite values, and what lies beyond it becomes."""
+    return rule.max_value, rule.min_value, rule.above, rule.below
+
+
+@inlined
+def nearest_grid(rule: Any) -> Any:
+    """The smallest normal value's bits, what lifts an exponent to that of c, and c below the smallest normal value."""
+    return float64_bits_from(rule), np.int64((52 - rule.mantissa_bits) << 52), 1.5 * 2.0 ** (52 + rule.smallest_exponent)
+
+
+@inlined
+def product_numbers(carrier: Any) -> Any:
+    """What `as_carried` needs; None for float32."""
+    if carrier is None:
+        return None
+    return nearest_grid(carrier), limits(carrier)
+
+
+@inlined
+def as_carried(product: Any, numbers: Any) -> Any:
+    """An exact product rounded once to float32, or to a narrower carrier."""
+    if numbers is None:
+        return np.float32(product)
+    grid, ranges = numbers
+    return np.float32(nearest_quotient(product, grid, ranges, SIGN64))
+
+
+@inlined
+def nearest_quotient(q: Any, grid: Any, ranges: Any, sign_mask: Any) -> Any:
+    """q rounded to nearest even and brought into range; its sign is kept where the mask has one."""
+    normal, to_magic, low_magic = grid
+    top, bottom, above, below = ranges
+    bits = np.float64(q).view(np.int64)
+    exponent = bits & EXPONENT
+    magic = np.int64((exponent + to_magic) | QUIET).view(np.float64)
+    magic = low_magic if exponent < normal else magic
+    y = (q + magic) - magic
+    y = above if y > top else y
+    y = below if y < bottom else y
+    return np.int64(np.float64(y).view(np.int64) | (bits & sign_mask)).view(np.float64)

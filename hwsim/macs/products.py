@@ -1,0 +1,135 @@
+"""Emulated dot products: operands checked, batches unfolded, each sum by the kernel that is exact for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hwsim.errors import FormatError
+from hwsim.formats import Draw
+
+from . import cpu, reference
+from .bases import needs_reference
+from .matmul import declared_unit, result_shape
+from .operands import Array, Port, flushed, port, rounded
+from .record import Mac, Rounded
+from .words import Stream, stream
+
+
+def on_cpu(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, scale_a: torch.Tensor | None, scale_b: torch.Tensor | None,
+    mac: str, draw: list[int], site: str, backend: str,
+) -> torch.Tensor:  # fmt: skip
+    """What the operator `hwsim::matmul` gives (see matmul.py).
+
+    Raises:
+        FormatError: an operand that is no value of its format, NaN in a result format that has none.
+    """
+    if backend == "triton":
+        return on_cuda(a, b, c, scale_a, scale_b, mac, draw, site, backend)
+    m = declared_unit(mac)
+    seed, step, call, rank, offset = draw
+    shape = result_shape(a, b)
+    s = Draw(seed, site, step, call, rank, offset)
+    batch = shape[:-2]
+    words = stream(s, shape.numel(), a.shape[-1])
+    start = None if c is None else entering(c.expand(shape), m)
+    pa, pb = port(m, "input", a, scale_a), port(m, "weight", b, scale_b)
+    if b.dim() == 2:
+        flat = _sum(_folded(pa), pb, None if start is None else start.reshape(-1, shape[-1]), m, words, s, 0, backend)
+        return _result(torch.from_numpy(flat.reshape(shape)), m)
+    parts_a, parts_b = _each(pa, batch), _each(pb, batch)
+    starts = None if start is None else start.reshape(-1, *shape[-2:])
+    size = shape[-2] * shape[-1]
+    done = [
+        _sum(x, y, None if starts is None else starts[n], m, words, s, n * size, backend)
+        for n, (x, y) in enumerate(zip(parts_a, parts_b, strict=True))
+    ]
+    stacked = np.stack(done) if done else np.empty((0, *shape[-2:]))
+    return _result(torch.from_numpy(stacked.reshape(shape)), m)
+
+
+def on_cuda(
+    a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None, scale_a: torch.Tensor | None, scale_b: torch.Tensor | None,
+    mac: str, draw: list[int], site: str, backend: str,
+) -> torch.Tensor:  # fmt: skip
+    """The same by the triton backend, on the device that the operands are on.
+
+    Raises:
+        FormatError: as `on_cpu`, another backend for CUDA tensors, or a unit that is none of the backend's.
+    """
+    if backend not in ("", "triton"):
+        raise FormatError(
+            f"a: got a tensor on {a.device} for the backend {backend!r}; allowed: CPU tensors, or triton", "backend"
+        )
+    from .device import on_device
+
+    m, shape = declared_unit(mac), result_shape(a, b)
+    if not a.shape[-1] or not shape.numel():
+        c, scale_a, scale_b = (None if t is None else t.cpu() for t in (c, scale_a, scale_b))
+        return on_cpu(a.cpu(), b.cpu(), c, scale_a, scale_b, mac, draw, site, "").to(a.device)
+    seed, step, call, rank, offset = draw
+    words = stream(Draw(seed, site, step, call, rank, offset), shape.numel(), a.shape[-1])
+    return _result(on_device(a, b, c, scale_a, scale_b, m, words, shape), m)
+
+
+def entering(c: torch.Tensor, mac: Mac) -> Array:
+    """C as it enters: flushed, and rounded to its format."""
+    data = c.detach().to(torch.float64).numpy()
+    if mac.flush_inputs != "none":
+        data = flushed(data, mac.c_format.smallest_normal, mac.flush_inputs)
+    return rounded(data.reshape(-1, data.shape[-1]), Rounded(format=mac.c_format, nan="zero")).reshape(data.shape)
+
+
+def _folded(p: Port) -> Port:
+    """A batch of A as one matrix: its rows one after another."""
+    terms = p.values.shape[-1]
+    scales = None if p.scales is None else p.scales.reshape(-1, p.scales.shape[-1])
+    return Port(p.values.reshape(int(np.prod(p.values.shape[:-1])), terms), scales, p.format)
+
+
+def _each(p: Port, batch: torch.Size) -> list[Port]:
+    """The matrices of a broadcast batch."""
+    values = np.broadcast_to(p.values, (*batch, *p.values.shape[-2:])).reshape(-1, *p.values.shape[-2:])
+    if p.scales is None:
+        return [Port(v, None, p.format) for v in values]
+    scales = np.broadcast_to(p.scales, (*batch, *p.scales.shape[-2:])).reshape(-1, *p.scales.shape[-2:])
+    return [Port(v, s, p.format) for v, s in zip(values, scales, strict=True)]
+
+
+def _sum(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream, draw: Draw, first: int, backend: str) -> Array:
+    if backend == "reference" or needs_reference(a, b, mac):
+        return _by_reference(a, b, c, mac, draw, first, s.outputs)
+    return cpu.matmul(a, b, c, mac, s, first)
+
+
+def _by_reference(a: Port, b: Port, c: Array | None, mac: Mac, draw: Draw, first: int, outputs: int) -> Array:
+    rows, columns = a.values.shape[0], b.values.shape[1]
+    result = np.empty((rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            terms = reference.Terms(
+                a.values[i].tolist(),
+                b.values[:, j].tolist(),
+                None if a.scales is None else a.scales[i].tolist(),
+                None if b.scales is None else b.scales[:, j].tolist(),
+                a.min_exponent,
+                b.min_exponent,
+                first + i * columns + j,
+                outputs,
+                draw,
+            )
+            result[i, j] = reference.dot(terms, None if c is None else float(c[i, j]), mac)
+    return result
+
+
+def _result(data: torch.Tensor, mac: Mac) -> torch.Tensor:
+    """The sums in the carrier of the unit's result, with one NaN."""
+    places = [mac.accumulator, mac.outermost, *([] if mac.product == "exact" else [mac.product])]
+    refuses = next((place.format for place in places if not place.format.has_nan and place.nan == "error"), None)
+    nan = data.isnan()
+    if refuses is not None and bool(nan.any()):
+        raise FormatError(
+            f"matmul: NaN given to {refuses}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes"
+        )
+    return data.masked_fill_(nan, torch.nan).to(mac.outermost.format.carrier)

@@ -1,0 +1,196 @@
+# ruff: noqa: E501
+"""A table of wrong files: an edit of the small study, and how the error begins: file, line, path, what was given, what is allowed."""
+
+from study_cases import Edit
+
+FORMAT = "my_e3m2: {kind: float, exponent_bits: 3, mantissa_bits: 2, specials: finite}"
+PATHS = "gemm: {all: {input: my_e3m2, weight: my_e3m2, grad_output: {format: my_e3m2, scaling: absmax}}}"
+TASK = "task: {name: digits_mlp, epochs: 1, batch_size: 256, width: 4}"
+SEEDS, LR = "seeds: [0, 1]", "lr: 0.1"
+
+
+def fmt(text: str) -> Edit:
+    """The study's own format is this."""
+    return (FORMAT, f"my_e3m2: {text}")
+
+
+def inp(text: str) -> Edit:
+    """The study's own datapath casts inputs so."""
+    return ("input: my_e3m2", f"input: {text}")
+
+
+def gemm(text: str) -> Edit:
+    """The study's own datapath has these GEMMs."""
+    return (PATHS, f"gemm: {text}")
+
+
+# fmt: off
+FORMATS = [
+    (fmt("{kind: float, exponent_bits: 0, mantissa_bits: 2}"), 'tiny.yaml:2: formats.my_e3m2.exponent_bits: got 0; allowed: a whole number from 1 to 11'),
+    (fmt("{kind: float, exponent_bits: -1, mantissa_bits: 2}"), 'tiny.yaml:2: formats.my_e3m2.exponent_bits: got -1; allowed: a whole number from 1 to 11'),
+    (fmt("{kind: float, exponent_bits: 3, mantissa_bits: 53}"), 'tiny.yaml:2: formats.my_e3m2.mantissa_bits: got 53; allowed: a whole number from 0 to 52'),
+    (fmt("{kind: float, exponent_bits: 3, mantissa_bits: -1}"), 'tiny.yaml:2: formats.my_e3m2.mantissa_bits: got -1; allowed: a whole number from 0 to 52'),
+    (fmt("{kind: float, exponent_bits: 3.0, mantissa_bits: 2}"), 'tiny.yaml:2: formats.my_e3m2: exponent_bits: got 3.0 (a floating-point number); allowed: a whole number'),
+    (fmt("{kind: float, exponent_bits: 3, mantissa_bits: 2, bias: 1.5}"), 'tiny.yaml:2: formats.my_e3m2: bias: got 1.5 (a floating-point number); allowed: a whole number'),
+    (fmt("{kind: float, exponent_bits: 3, mantissa_bits: 2, bias: 5000}"), 'tiny.yaml:2: formats.my_e3m2.bias: got 5000; allowed: a whole number from -1100 to 1200'),
+    (fmt("{kind: float, exponent_bits: 3, mantissa_bits: 2, bias: true}"), 'tiny.yaml:2: formats.my_e3m2: bias: got true (a truth value); allowed: a whole number'),
+    (fmt("{kind: float, exponent_bits: 1, mantissa_bits: 0, specials: ieee}"), 'tiny.yaml:2: formats.my_e3m2.specials: ieee leaves no positive number in 2 bits'),
+    (fmt("{kind: float, exponent_bits: 3, mantissa_bits: 2, specials: ieeee}"), "tiny.yaml:2: formats.my_e3m2: specials: got 'ieeee'; allowed: finite, fn, fnuz, ieee, p3109; did you mean 'ieee'?"),
+    (fmt("{kind: float, exponent_bits: 3, mantissa_bits: 2, subnormals: 1}"), 'tiny.yaml:2: formats.my_e3m2: subnormals: got 1 (a whole number); allowed: true or false'),
+    (fmt("{kind: float, exponent_bits: 3}"), 'tiny.yaml:2: formats.my_e3m2: mantissa_bits: missing; required keys: exponent_bits, mantissa_bits'),
+    (fmt("{exponent_bits: 3, mantissa_bits: 2}"), 'tiny.yaml:2: formats.my_e3m2.kind: missing; allowed: apot, block, codebook, fixed, float, integer, logarithmic, posit'),
+    (fmt("{kind: integer, bits: 33}"), 'tiny.yaml:2: formats.my_e3m2.bits: got 33; allowed: a whole number from 1 to 32'),
+    (fmt("{kind: integer, bits: 0}"), 'tiny.yaml:2: formats.my_e3m2.bits: got 0; allowed: a whole number from 1 to 32'),
+    (fmt("{kind: integer, bits: true}"), 'tiny.yaml:2: formats.my_e3m2: bits: got true (a truth value); allowed: a whole number'),
+    (fmt("{kind: fixed, bits: 8, fraction_bits: 2.5}"), 'tiny.yaml:2: formats.my_e3m2: fraction_bits: got 2.5 (a floating-point number); allowed: a whole number'),
+    (fmt("{kind: posit, bits: 8, es: -1}"), 'tiny.yaml:2: formats.my_e3m2.es: got -1; allowed: a whole number from 0 to 3'),
+    (fmt("{kind: posit, bits: 1, es: 1}"), 'tiny.yaml:2: formats.my_e3m2.bits: got 1; allowed: a whole number from 3 to 16'),
+    (fmt("{kind: block, element: fp4, scale: e8m0fnu, size: 0}"), 'tiny.yaml:2: formats.my_e3m2.size: got 0; allowed: whole numbers from 1 on'),
+    (fmt("{kind: block, element: fp4, scale: e8m0fnu, size: -4}"), 'tiny.yaml:2: formats.my_e3m2.size: got -4; allowed: whole numbers from 1 on'),
+    (fmt("{kind: block, element: fp5, scale: e8m0fnu, size: 32}"), "tiny.yaml:2: formats.my_e3m2: element: format: got 'fp5'; allowed: apot3, apot4, apot5, apot6, apot7, bf16, bfp16, bin"),
+    (fmt("{kind: block, element: fp4, scale: fp8_e4m3fn, size: 32, rule: floor}"), 'tiny.yaml:6: datapaths.mine.gemm.all.grad_output: scaling: got one with the block format my_e3m2, which finds its own '),
+    (fmt("{kind: block, element: fp4, scale: e8m0fnu, size: 32, rule: flor}"), "tiny.yaml:2: formats.my_e3m2: rule: got 'flor'; allowed: absmax, ceil, even, floor, mse, rceil, two_level; did you mea"),
+    (fmt("{kind: block, element: my_e3m2, scale: e8m0fnu, size: 32}"), "tiny.yaml:2: formats.my_e3m2: element: format: got 'my_e3m2'; allowed: apot3, apot4, apot5, apot6, apot7, bf16, bfp16,"),
+    (fmt("{kind: codebook, levels: []}"), 'tiny.yaml:2: formats.my_e3m2.levels: got 0 levels; allowed: 2 to 65536'),
+    (fmt("{kind: codebook, levels: [1, 1]}"), 'tiny.yaml:2: formats.my_e3m2.levels: got 1.0 twice; allowed: numbers that are distinct in float32'),
+    (fmt("{kind: codebook, levels: [.nan, 1]}"), 'tiny.yaml:2: formats.my_e3m2: levels[0]: got .nan (a floating-point number); allowed: a finite number'),
+    (fmt("{kind: logarithmic, bits: 0, fraction_bits: 3}"), 'tiny.yaml:2: formats.my_e3m2.bits: got 0; allowed: a whole number from 3 to 16'),
+    (fmt("fp9"), "tiny.yaml:2: formats.my_e3m2: format: got 'fp9'; allowed: apot3, apot4, apot5, apot6, apot7, bf16, bfp16, binary, dyna"),
+    (fmt("[]"), "tiny.yaml:2: formats.my_e3m2: got []; allowed: a format's name or a mapping with `kind`"),
+    (fmt("7"), "tiny.yaml:2: formats.my_e3m2: got 7; allowed: a format's name or a mapping with `kind`"),
+    ((FORMAT,"on: {kind: float, exponent_bits: 3, mantissa_bits: 2}"), "tiny.yaml:6: datapaths.mine.gemm.all.input: format: got 'my_e3m2'; allowed: apot3, apot4, apot5, apot6, apot7, bf16, b"),
+    ((FORMAT,"5: {kind: float, exponent_bits: 3, mantissa_bits: 2}"), 'tiny.yaml:2: formats: got 5 (a whole number) as a key; allowed: text (in quotes where it looks like something else)'),
+    ((" my_e3m2:"," 5e2:"), 'tiny.yaml:2: formats: got 500.0 (a floating-point number) as a key; allowed: text (in quotes where it looks like somet'),
+    ((" my_e3m2:"," my_e3m2: {kind: integer, bits: 4}\n my_e3m2:"), "tiny.yaml:3: not YAML: while parsing a block mapping: expected <block end>, but found '<block mapping start>'"),
+    ((" my_e3m2:", " ../x:"), "tiny.yaml:6: datapaths.mine.gemm.all.input: format: got 'my_e3m2'; allowed: ../x, apot3, apot4, apot5, apot6, apot7, b"),
+]
+CASTS = [
+    (inp("{format: my_e3m2, rounding: nearst_even}"), "tiny.yaml:6: datapaths.mine.gemm.all.input.rounding: got 'nearst_even'; allowed: nearest_away, nearest_even, nearest_z"),
+    (inp("{format: my_e3m2, rounding: {mode: stochastic, random_bits: 0}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.input.rounding.random_bits: got 0; allowed: a whole number from 1 to 32'),
+    (inp("{format: my_e3m2, rounding: {mode: stochastic, random_bits: 64}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.input.rounding.random_bits: got 64; allowed: a whole number from 1 to 32'),
+    (inp("{format: my_e3m2, rounding: true}"), 'tiny.yaml:6: datapaths.mine.gemm.all.input.rounding: got True; allowed: a name (nearest_even, nearest_away, nearest_ze'),
+    (inp("{format: my_e3m2, overflow: infinity}"), "tiny.yaml:6: datapaths.mine.gemm.all.input.overflow: got 'infinity' for my_e3m2, which has no infinity; allowed: satur"),
+    (inp("{format: my_e3m2, overflow: nan}"), "tiny.yaml:6: datapaths.mine.gemm.all.input.overflow: got 'nan' for my_e3m2, which has no NaN; allowed: saturate"),
+    (inp("{format: my_e3m2, overflow: explode}"), "tiny.yaml:6: datapaths.mine.gemm.all.input.overflow: got 'explode'; allowed: infinity, nan, propagate, saturate, wrap"),
+    (inp("{format: my_e3m2, nan: maybe}"), "tiny.yaml:6: datapaths.mine.gemm.all.input.nan: got 'maybe'; allowed: error, max, zero"),
+    (inp("{format: my_e3m2, scaling: absmaxx}"), "tiny.yaml:6: datapaths.mine.gemm.all.input.scaling: got 'absmaxx'; allowed: absmax, delayed, dorefa, fixed, learned, m"),
+    (inp("{format: my_e3m2, scaling: {rule: fixed}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.input.scaling: value: got None; allowed: a positive number with the rule `fixed` '),
+    (inp("{format: my_e3m2, scaling: {rule: fixed, value: 0}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.input.scaling: value: got 0.0; allowed: a positive number'),
+    (inp("{format: my_e3m2, scaling: {rule: fixed, value: -1}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.input.scaling: value: got -1.0; allowed: a positive number'),
+    (inp("{format: my_e3m2, scaling: {rule: absmax, granularity: {group: 0}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.input.scaling.granularity.group: unknown key; allowed: channel'),
+    (inp("{format: my_e3m2, scaling: {rule: absmax, granularity: layer}}"), "tiny.yaml:6: datapaths.mine.gemm.all.input.scaling.granularity: got 'layer' (text); allowed: a mapping (channel)"),
+    (inp("{format: my_e3m2, scaling: {rule: delayed, window: 0}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.input.scaling.window: got 0 (a whole number); allowed: a whole number >= 1'),
+    (inp("{fromat: my_e3m2}"), 'tiny.yaml:6: datapaths.mine.gemm.output.input.format: missing; required keys: format'),
+    (inp("{rounding: stochastic}"), 'tiny.yaml:6: datapaths.mine.gemm.output.input.format: missing; required keys: format'),
+    (inp("{format: my_e3m2, transform: hadamard_15}"), "tiny.yaml:6: datapaths.mine.gemm.all.input: transform: got 'hadamard_15'; allowed: hadamard_4, hadamard_16, hadamard_6"),
+    (inp("[my_e3m2]"), 'tiny.yaml:6: datapaths.mine.gemm.all.input: got a list of 1; allowed: a mapping (flush_inputs, flush_outputs, format, '),
+    (inp("3"), 'tiny.yaml:6: datapaths.mine.gemm.all.input: got 3 (a whole number); allowed: a mapping (flush_inputs, flush_outputs, f'),
+]
+DATAPATHS = [
+    (gemm("{all: {weihgt: my_e3m2}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.weihgt: unknown key; allowed: grad_output, input, mac, result, weight; did you me'),
+    (gemm("{al: {weight: my_e3m2}}"), "tiny.yaml:6: datapaths.mine.gemm.al: unknown key; allowed: all, grad_input, grad_weight, output; did you mean 'all'?"),
+    (gemm("{output: {weight: my_e3m2}, forward: {}}"), 'tiny.yaml:6: datapaths.mine.gemm.forward: unknown key; allowed: all, grad_input, grad_weight, output'),
+    (gemm("{all: {mac: nativ}}"), "tiny.yaml:6: datapaths.mine.gemm.all.mac: mac: got 'nativ'; allowed: amd_cdna1_bf16, amd_cdna1_fp16, amd_cdna1_fp32, a"),
+    (gemm("{all: {mac: {order: sequentially}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.mac.mac: accumulator: missing; allowed: {format: ..., rounding: ..., overflow: ..'),
+    (gemm("{all: {mac: {accumulator: {rounding: nearest_even}, order: sequential}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.accumulator.format: missing; required keys: format'),
+    (gemm("{all: {mac: {order: {chunked: 0}, accumulator: {format: fp32}}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.order.chunked: got 0 (a whole number); allowed: a whole number >= 1'),
+    (gemm("{all: {mac: {order: {chunked: -2}, accumulator: {format: fp32}}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.order.chunked: got -2 (a whole number); allowed: a whole number >= 1'),
+    (gemm("{all: {mac: {order: {fused: {terms: 0, fraction_bits: 13}}, accumulator: {format: fp32}}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.order.fused.terms: got 0 (a whole number); allowed: a whole number >= 1'),
+    (gemm("{all: {mac: {order: {fused: {terms: 4, fraction_bits: -1}}, accumulator: {format: fp32}}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.order.fused.fraction_bits: got -1 (a whole number); allowed: exact, a who'),
+    (gemm("{all: {mac: {order: {fused: {terms: 4, fraction_bits: 13, alignment: trunkate}}, accumulator: {format: fp32}}}}"), "tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.order.fused.alignment: got 'trunkate'; allowed: floor, nearest, sticky, t"),
+    (gemm("{all: {mac: {accumulator: {format: fp23}, order: sequential}}}"), "tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.accumulator.format: got 'fp23'; allowed: apot3, apot4, apot5, apot6, apot"),
+    (gemm("{all: {mac: {accumulator: {format: mxfp4}, order: sequential}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.accumulator.format: got mxfp4; allowed: a signed float with at least one '),
+    (gemm("{all: {mac: {order: sequential}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.mac.mac: accumulator: missing; allowed: {format: ..., rounding: ..., overflow: ..'),
+    (gemm("{all: {mac: {accumulator: {format: fp32}, order: sequential, promote: {every: 0, into: fp32}}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.promote.every: got 0 (a whole number); allowed: a whole number >= 1'),
+    (gemm("{all: {input: fp32, mac: nvidia_hopper_fp8}}"), 'tiny.yaml:6: datapaths.mine.gemm.output: got fp32 for nvidia_hopper_fp8; allowed: values of fp8_e4m3fn, fp8_e5m2'),
+    (gemm("{all: {mac: {order: [sequential], accumulator: {format: fp32}}}}"), 'tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.order: got a list of 1; allowed: fma, native, pairwise, sequential, a map'),
+    (gemm("{all: {mac: {operands: {format: fp23}, order: sequential, accumulator: {format: fp32}}}}"), "tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.operands: format: got 'fp23'; allowed: apot3, apot4, apot5, apot6, apot7,"),
+    (gemm("{all: {mac: {product: {format: fp23}, order: sequential, accumulator: {format: fp32}}}}"), "tiny.yaml:6: datapaths.mine.gemm.all.mac.mac.product.format: got 'fp23'; allowed: apot3, apot4, apot5, apot6, apot7, b"),
+    ((PATHS,"vector: fp23"), "tiny.yaml:6: datapaths.mine.vector: format: got 'fp23'; allowed: apot3, apot4, apot5, apot6, apot7, bf16, bfp16, binar"),
+    ((PATHS,"optimizer: {weigth: fp32}"), 'tiny.yaml:6: datapaths.mine.optimizer.weigth: unknown key; allowed: gradient, momentum, state, update, variance, weigh'),
+    ((PATHS,"optimizer: {weight: {format: fp8_e4m3fn, scaling: absmaxx}}"), "tiny.yaml:6: datapaths.mine.optimizer.weight.scaling: got 'absmaxx'; allowed: absmax, delayed, dorefa, fixed, learned,"),
+    ((PATHS,'overrides: {"head.*": {gem: fp32}}'), "tiny.yaml:6: datapaths.mine.overrides['head.*'].gem: unknown key; allowed: gemm, vector; did you mean 'gemm'?"),
+    ((PATHS,'overrides: {"haed.*": {vector: bf16}}'), "tiny.yaml:4: datapaths.mine: overrides: 'haed.*' matches no layer; allowed: patterns of 0, 1, 2, 3"),
+    ((PATHS,"overrides: [head]"), 'tiny.yaml:6: datapaths.mine.overrides: got a list of 1; allowed: a mapping'),
+    ((PATHS,"loss_scaling: {initial: 0}"), 'tiny.yaml:6: datapaths.mine.loss_scaling.initial: got 0 (a whole number); allowed: a number > 0'),
+    ((PATHS,"loss_scaling: {initial: 2, backoff: 2}"), 'tiny.yaml:6: datapaths.mine.loss_scaling.backoff: got 2 (a whole number); allowed: a number > 0 and <= 1'),
+    ((PATHS,"wire: fp23"), "tiny.yaml:6: datapaths.mine.wire: format: got 'fp23'; allowed: apot3, apot4, apot5, apot6, apot7, bf16, bfp16, binary,"),
+    ((PATHS,"base: mine"), 'tiny.yaml:6: datapaths.mine.base: unknown key; allowed: description, first, gemm, last, loss_scaling, name, optimizer,'),
+    ((PATHS,"extends: mine"), 'tiny.yaml:6: datapaths.mine.extends: unknown key; allowed: description, first, gemm, last, loss_scaling, name, optimiz'),
+    ((" mine:"," fp32:"), "tiny.yaml:4: datapaths.fp32: got 'fp32', the name of a shipped datapath; allowed: a name of your own"),
+    ((PATHS,"name: 3"), 'tiny.yaml:6: datapaths.mine.name: got 3 (a whole number); allowed: text; quote it if it is a name'),
+]
+TRAININGS = [
+    (("width: 4","width: 0"), "tiny.yaml:9: study.task.width: task 'digits_mlp': option 'width': got 0; allowed: an integer of at least 1"),
+    (("width: 4","width: wide"), "tiny.yaml:9: study.task.width: task 'digits_mlp': option 'width': got 'wide'; allowed: an integer of at least 1"),
+    (("width: 4","width: 4.5"), "tiny.yaml:9: study.task.width: task 'digits_mlp': option 'width': got 4.5; allowed: an integer of at least 1"),
+    (("digits_mlp","digits_mpl"), "tiny.yaml:9: study.task.name: unknown task: got 'digits_mpl'; allowed: char_gpt, char_lstm, cifar10, diabetes_regressi"),
+    (("batch_size: 256","batch_size: 0"), 'tiny.yaml:9: study.task.batch_size: got 0 (a whole number); allowed: a whole number >= 1'),
+    (("batch_size: 256","batch_size: 99999"), 'tiny.yaml:9: study.task.batch_size: got 99999; allowed: 1 to 1442, the number of training samples'),
+    (("epochs: 1","epochs: -1"), 'tiny.yaml:9: study.task.epochs: got -1 (a whole number); allowed: a whole number >= 1'),
+    ((LR,"lr: 1e400"), 'tiny.yaml:10: study.optimizer.lr: got .inf (a floating-point number); allowed: a finite number > 0'),
+    ((LR,"lr: ~"), 'tiny.yaml:10: study.optimizer.lr: got null; allowed: a number > 0'),
+    ((LR,"lr: [0.1]"), 'tiny.yaml:10: study.optimizer.lr: got a list of 1; allowed: a number > 0'),
+    ((LR,"lr: 0.1, weight_decay: -1"), 'tiny.yaml:10: study.optimizer.weight_decay: got -1 (a whole number); allowed: a number >= 0'),
+    (("name: sgd, lr: 0.1","name: adam, lr: 0.1, betas: 0.9"), 'tiny.yaml:10: study.optimizer.betas: got 0.9 (a floating-point number); allowed: a list of 2'),
+    (("name: sgd, lr: 0.1","name: adam, lr: 0.1, eps: -1"), 'tiny.yaml:10: study.optimizer.eps: got -1 (a whole number); allowed: a number >= 0'),
+    (("optimizer: {name: sgd, lr: 0.1}","optimizer: sgd"), "tiny.yaml:10: study.optimizer: got 'sgd' (text); allowed: a mapping"),
+    ((TASK,"task: digits_mlp"), "tiny.yaml:9: study.task: got 'digits_mlp' (text); allowed: a mapping"),
+    ((TASK,"task: {model: 'no_such_module:make', data: 'study_cases:few_points', epochs: 1, batch_size: 1}"), "tiny.yaml:9: study.task.model: got 'no_such_module:make', code that nobody allowed; allowed: modules of --trust (study"),
+    ((TASK,"task: {model: 'os:system', data: 'study_cases:few_points', epochs: 1, batch_size: 1}"), "tiny.yaml:9: study.task.model: got 'os:system', code that nobody allowed; allowed: modules of --trust (study_cases, te"),
+    ((TASK,"task: {model: 'study_cases:no_model', data: 'study_cases:few_point', epochs: 1, batch_size: 1}"), "tiny.yaml:9: study.task.data: data: got 'study_cases:few_point', but 'study_cases' has no 'few_point'; did you mean 'f"),
+    ((TASK,"task: {model: 'study_cases:no_model', epochs: 1, batch_size: 1}"), "tiny.yaml:9: study.task.data: missing; allowed: a task's `name`, or `model` and `data` as package.module:function"),
+    ((TASK,"task: {model: 'study_cases', data: 'study_cases:few_points', epochs: 1, batch_size: 1}"), "tiny.yaml:9: study.task.model: model: got 'study_cases'; allowed: package.module:function"),
+    ((TASK,"task: {model: 'study_cases:no_model', data: 'study_cases:few_points', loss: cross_entropi, epochs: 1, batch_size: 1}"), "tiny.yaml:9: study.task.loss: loss: got 'cross_entropi'; allowed: cross_entropy, half_squared_error, package.module:fu"),
+    (("width: 4","labels: int4"), 'tiny.yaml:9: study.task.labels: got a cast for targets of torch.int64; allowed: with targets that are real numbers'),
+    ((SEEDS,"seeds: [0, 0]"), 'tiny.yaml:13: study.seeds: got 0 twice; allowed: each seed once'),
+    ((SEEDS,"seeds: []"), 'tiny.yaml:13: study.seeds: got a list of 0; allowed: a list of length >= 1'),
+    ((SEEDS,"seeds: [-1]"), 'tiny.yaml:13: study.seeds[0]: got -1 (a whole number); allowed: a whole number >= 0 and < 9223372036854775808'),
+    ((SEEDS,"seeds: [9223372036854775808]"), 'tiny.yaml:13: study.seeds[0]: got 9223372036854775808 (a whole number); allowed: a whole number >= 0 and < 92233720368'),
+    ((SEEDS,"seeds: [true]"), 'tiny.yaml:13: study.seeds[0]: got true (a truth value); allowed: a whole number >= 0 and < 9223372036854775808'),
+    ((SEEDS,"seeds: [1.0]"), 'tiny.yaml:13: study.seeds[0]: got 1.0 (a floating-point number); allowed: a whole number >= 0 and < 922337203685477580'),
+    ((SEEDS,"seeds: 3"), 'tiny.yaml:13: study.seeds: got 3 (a whole number); allowed: a list of length >= 1'),
+    ((SEEDS,"threads: -1"), 'tiny.yaml:13: study.threads: got -1 (a whole number); allowed: a whole number >= 1'),
+    ((SEEDS,"threads: 1.5"), 'tiny.yaml:13: study.threads: got 1.5 (a floating-point number); allowed: a whole number'),
+    ((SEEDS,"device: cuda"), "tiny.yaml:13: study.device: got 'cuda', which torch does not find here; allowed: cpu"),
+    ((SEEDS,"device: tpu"), "tiny.yaml:13: study.device: got 'tpu'; allowed: cpu, cuda; did you mean 'cpu'?"),
+    (("width: 4","width: 4, widht: 3"), "tiny.yaml:9: study.task.widht: task 'digits_mlp': unknown option: got 'widht'; allowed: width; did you mean 'width'?"),
+    ((SEEDS,"processes: 0"), 'tiny.yaml:13: study.processes: got 0 (a whole number); allowed: a whole number >= 1'),
+    ((SEEDS,"checkpoint: {epochs: 1, steps: 1}"), 'tiny.yaml:13: study.checkpoint: got epochs and steps; allowed: one of them'),
+    ((SEEDS,"checkpoint: {steps: 0}"), 'tiny.yaml:13: study.checkpoint.steps: got 0 (a whole number); allowed: a whole number >= 1'),
+    ((SEEDS,"checkpoint: {step: 10}"), "tiny.yaml:13: study.checkpoint.step: unknown key; allowed: epochs, steps; did you mean 'steps'?"),
+    ((SEEDS,"resources: {gpus: -1}"), 'tiny.yaml:13: study.resources.gpus: got -1 (a whole number); allowed: a whole number >= 0'),
+    ((SEEDS,"resources: {seconds: 0}"), 'tiny.yaml:13: study.resources.seconds: got 0 (a whole number); allowed: a number > 0'),
+    ((SEEDS,"resources: {memory_gib: .nan}"), 'tiny.yaml:13: study.resources.memory_gib: got .nan (a floating-point number); allowed: a finite number > 0'),
+    ((SEEDS,"resources: {cpus: 0}"), 'tiny.yaml:13: study.resources.cpus: got 0 (a whole number); allowed: a whole number >= 1'),
+    ((SEEDS,"resources: {memory: 3}"), "tiny.yaml:13: study.resources.memory: unknown key; allowed: cpus, gpus, memory_gib, seconds; did you mean 'memory_gib'"),
+    ((SEEDS,"processes: 200"), 'tiny.yaml:13: study.processes: got 200; allowed: at most the 162 samples of the smallest batch of an epoch'),
+    ((SEEDS,"quantizer: {method: parc, levels: int4}"), "tiny.yaml:13: study.quantizer.method: got 'parc'; allowed: binary_relax, lsq, parq, post_training, ste; did you mean '"),
+    ((SEEDS,"quantizer: {method: parq, levels: int4, period: 0}"), 'tiny.yaml:13: study.quantizer.period: got 0 (a whole number); allowed: a whole number >= 1'),
+    ((SEEDS,"quantizer: {method: lsq, levels: nf4}"), 'tiny.yaml:13: study.quantizer: levels: got none that one learned step makes; allowed with lsq: int2 to int8, granulari'),
+    ((SEEDS,"quantizer: {method: parq, levels: int4, start: 0.9, end: 0.1}"), 'tiny.yaml:13: study.quantizer: end: got 0.1 with start 0.9; allowed: a later share of the run'),
+    ((SEEDS,"report: {metrik: accuracy}"), "tiny.yaml:13: study.report.metrik: unknown key; allowed: budget, budget_epochs, metric; did you mean 'metric'?"),
+    ((SEEDS,"baseline: [fp32]"), 'tiny.yaml:13: study.baseline: duplicate key; first on line 11'),
+    ((SEEDS,"budget: {draws: 0}"), 'tiny.yaml:13: study.budget.draws: got 0 (a whole number); allowed: a whole number >= 1'),
+    (("study:","study: {}\nx:"), 'tiny.yaml:8: x: unknown key; allowed: study, formats, macs, datapaths'),
+    (("study:\n","study: []\nformats2:\n"), "tiny.yaml:8: formats2: unknown key; allowed: study, formats, macs, datapaths; did you mean 'formats'?"),
+]
+YAML = [
+    (("study:","study:\n\tname: x\nx:"), 'tiny.yaml:8: got a tab; allowed: spaces, and "\\t" inside quotes'),
+    (("study:","---\nstudy:"), 'tiny.yaml:7: got a second document; allowed: one document a file'),
+    (("formats:","!!python/object:os.system formats:"), 'tiny.yaml:1: got the tag !!python/object:os.system; allowed: no tags'),
+    (("kind: float","kind: !!str float"), 'tiny.yaml:2: got the tag !!str; allowed: no tags'),
+    (("seeds: [0, 1]","seeds: [010]"), "tiny.yaml:13: study.seeds[0]: got 010, octal to some readers; allowed: 10, 0o... for octal, or '010' for text"),
+    (("seeds: [0, 1]","seeds: [1:30]"), "tiny.yaml:13: study.seeds[0]: got '1:30' (text); allowed: a whole number >= 0 and < 9223372036854775808"),
+    (("name: tiny","name: tiny\n name: tiny"), "tiny.yaml:9: not YAML: while parsing a block mapping: expected <block end>, but found '<block mapping start>'"),
+    (("name: tiny","? [a]\n : b"), "tiny.yaml:9: not YAML: while parsing a block mapping: expected <block end>, but found '<block mapping start>'"),
+    (("name: tiny","name: *nothing"), "tiny.yaml:8: not YAML: found undefined alias 'nothing'"),
+    (("name: tiny","name: {"), "tiny.yaml:10: not YAML: while parsing a flow mapping: expected ',' or '}', but got '<scalar>'"),
+    (("name: tiny","1: tiny"), 'tiny.yaml:8: study: got 1 (a whole number) as a key; allowed: text (in quotes where it looks like something else)'),
+    (("name: tiny","~: tiny"), 'tiny.yaml:8: study: got null as a key; allowed: text (in quotes where it looks like something else)'),
+    (("name: tiny","name: ''"), "tiny.yaml:8: study.name: got '' (text); allowed: text of length <= 100 and that matches ^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+    (("name: tiny","name: a/b"), "tiny.yaml:8: study.name: got 'a/b' (text); allowed: text of length <= 100 and that matches ^[A-Za-z0-9][A-Za-z0-9._-]*"),
+    (("name: tiny","name: "+"x"*101), "tiny.yaml:8: study.name: got 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...' (text); allowed: text o"),
+    (("name: tiny","name: \x01"), 'tiny.yaml:8: got the control character 0x1; allowed: printable text'),
+]
+# fmt: on
