@@ -97,7 +97,7 @@ def matmul(a: Operand, b: Operand, c: Tensor | None, mac: Mac, stream: Stream, f
     grid, start = (-(-rows // BLOCK) * -(-columns // BLOCK),), out if c is None else c
     with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
         if mac.fused is None:
-            tables = (t.to(device) for t in _term_tables(mac, terms, common["C_FIRST"]))
+            tables = (t.to(device) for t in _term_tables(mac, terms, entering in ("first", "group")))
             depth = 1 << (terms.bit_length() + 2).bit_length() if mac.tree else 1
             kernels.sum_terms[grid](
                 x, y, start, sa, sb, out, rules, *tables, words, *shape,
@@ -136,8 +136,8 @@ def powers(x: Tensor, min_exponent: int) -> Tensor:
 def _term_tables(mac: Mac, terms: int, c_first: bool) -> tuple[Tensor, Tensor]:
     """`steps` and `merges` of the kernel `sum_terms`."""
     levels = mac.levels(terms)
-    steps, merges = np.zeros((terms, STEP), np.int64), []
-    begins = [0] * len(levels)
+    steps, begins = np.zeros((terms, STEP), np.int64), [0] * len(levels)
+    merges: list[tuple[int, int]] = []
     for ks, closing in innermost_runs(range(terms), levels):
         stack = [(1, ks.start)] if c_first and not levels else []
         for k in ks if mac.tree else ():

@@ -126,7 +126,7 @@ class Integers:
         low, high = round(fmt.min / step), round(fmt.max / step)
         fits = start + largest * x.shape[1] <= min(high, -low)
         narrow = wrap or fits or max(largest, start) < INT32_PRODUCT
-        kind = np.int32 if narrow else np.int64
+        kind: Any = np.int32 if narrow else np.int64
         return cls(x.astype(np.int64).astype(kind), y.astype(np.int64).astype(kind), step, low, high, fmt.bits, wrap or fits)
 
     def advance(self, acc: Array, block: Block, ks: range, with_c: bool, width: int) -> None:

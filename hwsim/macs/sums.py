@@ -116,7 +116,7 @@ def stochastic(shape: Shape) -> Kernel:
             for kb in range(k0, k1, WORDS):
                 ke = min(kb + WORDS, k1)
                 for i in range(rows):
-                    draw(s, 0, first + i * width + jb, kb, drawn[: ke - kb, : je - jb])
+                    draw(s, 0, first + i * width + jb, kb, ke - kb, je - jb, drawn)
                     row = acc[i, jb:je]
                     for k in range(kb, ke):
                         x, line, random = a[i0 + i, k], b[k, j0 + jb : j0 + je], drawn[k - kb]

@@ -60,9 +60,8 @@ def word_at(s: Stream, level: int, output: int, k: int) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def draw(s: Stream, level: int, output: int, k0: int, out: npt.NDArray[np.uint32]) -> None:
-    """out[k, j] = the word of addition k0 + k of result output + j, for up to 64 additions."""
-    count, columns = out.shape
+def draw(s: Stream, level: int, output: int, k0: int, count: int, columns: int, out: npt.NDArray[np.uint32]) -> None:
+    """out[k, j] = the word of addition k0 + k of result output + j, for k < count <= 64, j < columns; `out` is contiguous."""
     start = s.offset + (level * s.outputs + output) * s.terms + k0
     if start % BLOCK or s.terms % BLOCK or count < BLOCK:
         room = np.empty(2 * BLOCK, np.uint32)

@@ -193,19 +193,24 @@ def scales(kind: str, shape: tuple[int, ...], rng: torch.Generator) -> torch.Ten
     return codes.to(torch.uint8).view(torch.float8_e8m0fnu if kind == "ue8m0" else torch.float8_e4m3fn)
 
 
+FEW_OR_MANY = pytest.mark.parametrize("rows", [500, pytest.param(MANY // 4 // BLOCK * BLOCK, marks=pytest.mark.large)])
+
+
+@FEW_OR_MANY
 @pytest.mark.parametrize(("a", "b"), [(a, b) for a in ("e3m2", "e2m3", "e2m1") for b in ("e3m2", "e2m3", "e2m1")])
-def test_fp6_and_fp4_on_blackwell_equal_mmasim(a: str, b: str) -> None:
+def test_fp6_and_fp4_on_blackwell_equal_mmasim(a: str, b: str, rows: int) -> None:
     rng = torch.Generator().manual_seed(6)
     oracle = TCGen05MMA("Blackwell", f"m64n8k32.kind::f8f6f4.f32.{a}.{b}")
     unit = mac("nvidia_blackwell_fp6").model_copy(update={"operands": Operands(input=(FORMATS[a],), weight=(FORMATS[b],))})
-    for terms in (1, 32, 50):
-        (x, vx), (y, vy) = (narrow(kind, (500, terms), rng) for kind in (a, b))
-        c = patterns("fp32", (500,), rng, near=terms == 32)
+    for terms in (1, 32, 50, 64):
+        (x, vx), (y, vy) = (narrow(kind, (rows, terms), rng) for kind in (a, b))
+        c = patterns("fp32", (rows,), rng, near=terms == 32)
         assert torch.equal(bits(rowwise(vx, vy, c, unit)), bits(oracle.dpa(x, y, c)))
 
 
+@FEW_OR_MANY
 @pytest.mark.parametrize(("a", "b"), [(a, b) for a in (*FP8, "e3m2", "e2m3") for b in (*FP8, "e3m2", "e2m3")])
-def test_mxf8f6f4_on_blackwell_equals_mmasim(a: str, b: str) -> None:
+def test_mxf8f6f4_on_blackwell_equals_mmasim(a: str, b: str, rows: int) -> None:
     rng = torch.Generator().manual_seed(8)
     oracle = TCGen05MMABlockScale("Blackwell", f"m128n8k32.kind::mxf8f6f4.block32.f32.{a}.{b}.ue8m0")
     unit = mac("nvidia_blackwell_mxfp8").model_copy(update={"operands": Operands(input=(FORMATS[a],), weight=(FORMATS[b],))})
@@ -213,13 +218,13 @@ def test_mxf8f6f4_on_blackwell_equals_mmasim(a: str, b: str) -> None:
         sides = []
         for kind in (a, b):
             codes, values = (
-                narrow(kind, (500, 32 * blocks), rng)
+                narrow(kind, (rows, 32 * blocks), rng)
                 if kind not in FP8
-                else (patterns(kind, (500, 32 * blocks), rng, False),) * 2
+                else (patterns(kind, (rows, 32 * blocks), rng, False),) * 2
             )
-            sides.append((codes, values.float(), scales("ue8m0", (500, blocks), rng)))
+            sides.append((codes, values.float(), scales("ue8m0", (rows, blocks), rng)))
         (x, vx, sx), (y, vy, sy) = sides
-        c = patterns("fp32", (500,), rng, near=blocks > 1)
+        c = patterns("fp32", (rows,), rng, near=blocks > 1)
         expected = c
         for n in range(blocks):
             k = slice(32 * n, 32 * n + 32)
@@ -227,18 +232,19 @@ def test_mxf8f6f4_on_blackwell_equals_mmasim(a: str, b: str) -> None:
         assert torch.equal(bits(rowwise(vx, vy, c, unit, sx.float(), sy.float())), bits(expected))
 
 
+@FEW_OR_MANY
 @pytest.mark.parametrize(
     ("unit", "kind", "block", "scale"),
     [("nvidia_blackwell_mxfp4", "mxf4", 32, "ue8m0"), ("nvidia_blackwell_nvfp4", "mxf4nvf4", 16, "ue4m3")],
 )
-def test_block_scaled_fp4_on_blackwell_equals_mmasim(unit: str, kind: str, block: int, scale: str) -> None:
+def test_block_scaled_fp4_on_blackwell_equals_mmasim(unit: str, kind: str, block: int, scale: str, rows: int) -> None:
     rng = torch.Generator().manual_seed(4)
     oracle = TCGen05MMABlockScale("Blackwell", f"m128n8k64.kind::{kind}.block{block}.f32.e2m1.e2m1.{scale}")
     for terms in (64, 64, 64, 128, 192):
-        x, y = (fp4_value_table.float()[torch.randint(0, 16, (500, terms), generator=rng)] for _ in range(2))
-        sparse = torch.rand((500, terms), generator=rng) < torch.rand((500, 1), generator=rng)
+        x, y = (fp4_value_table.float()[torch.randint(0, 16, (rows, terms), generator=rng)] for _ in range(2))
+        sparse = torch.rand((rows, terms), generator=rng) < torch.rand((rows, 1), generator=rng)
         x = x * sparse
-        sx, sy = scales(scale, (500, terms // block), rng), scales(scale, (500, terms // block), rng)
-        c = patterns("fp32", (500,), rng, near=terms == 128)
+        sx, sy = scales(scale, (rows, terms // block), rng), scales(scale, (rows, terms // block), rng)
+        c = patterns("fp32", (rows,), rng, near=terms == 128)
         expected = oracle.dpa(x, y, c, sx, sy)
         assert torch.equal(bits(rowwise(x, y, c, unit, sx.float(), sy.float())), bits(expected))
