@@ -189,8 +189,16 @@ def work_cost(table: Cost, work: Work, terms: int = 128) -> float:
     return sum(count * table.multiply_add(a, b, terms) for (a, b), count in work.items())
 
 
-def multiply_adds(audit: Iterable[Mapping[str, Any]], wide: str = "fp32") -> Work:
-    """The multiply-adds of a run by the formats of their operands, from its audit (see `gemm_cost`)."""
+def multiply_adds(audit: Iterable[Mapping[str, Any]], wide: str = "fp32", catalogue: Catalogue | None = None) -> Work:
+    """The multiply-adds of a run by the formats of their operands, from its audit (see `gemm_cost`).
+
+    Args:
+        audit, wide: as for `gemm_cost`.
+        catalogue: of the formats that the run's own file declares.
+
+    Raises:
+        FormatError: a format of the audit has no name that is known.
+    """
     gemms: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in audit:
         if row["gemm"]:
@@ -199,7 +207,7 @@ def multiply_adds(audit: Iterable[Mapping[str, Any]], wide: str = "fp32") -> Wor
             if row["role"] == "result":
                 gemms[key]["flops"] += row["flops"]
             else:
-                gemms[key]["operands"].append(_format_of(row["cast"], wide))
+                gemms[key]["operands"].append(_format_of(row["cast"], wide, catalogue))
     work: dict[tuple[Format, Format], float] = defaultdict(float)
     for gemm in gemms.values():
         a, *rest = gemm["operands"] or [format_record(wide)]
@@ -207,5 +215,5 @@ def multiply_adds(audit: Iterable[Mapping[str, Any]], wide: str = "fp32") -> Wor
     return work
 
 
-def _format_of(cast: str, wide: str) -> Format:
-    return format_record(wide if cast == "none" else cast.split(" ")[0])
+def _format_of(cast: str, wide: str, catalogue: Catalogue | None) -> Format:
+    return format_record(wide if cast == "none" else cast.split(" ")[0], catalogue)

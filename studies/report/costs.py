@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
+from hwsim.catalogue import Catalogue
+from hwsim.config import loads
 from hwsim.costs import Cost, Work, cost, cost_tables, multiply_adds, work_cost
-from hwsim.errors import HwsimError
+from hwsim.errors import FormatError, HwsimError
 
 from ..store import Store
 from .summary import Comparison, Report
@@ -40,9 +42,14 @@ class Costs:
 def costs(report: Report) -> tuple[Costs, ...]:
     """The figures of every shipped table; one axis each, never two tables on one."""
     store, work = Store(report.folder), dict[str, Work]()
+    catalogue = Catalogue.of(loads(report.index["file"], "study.yaml"))
     for name, record in report.records.items():
         rows = pq.read_table(store.runs / record["id"] / "audit.parquet").to_pylist()
-        work[name] = multiply_adds(row for row in rows if row["phase"] in TRAINING)
+        try:
+            work[name] = multiply_adds((row for row in rows if row["phase"] in TRAINING), catalogue=catalogue)
+        except FormatError:
+            # A format declared in place has no name by which its figures could be found.
+            continue
     error, found = errors(report), []
     for name in cost_tables():
         table = cost(name)

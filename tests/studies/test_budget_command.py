@@ -136,7 +136,8 @@ def test_two_datapaths_run_in_lock_step_to_the_first_difference(study: SimpleNam
 def test_a_report_sets_error_against_cost(study: SimpleNamespace) -> None:
     found = {table.name: table for table in costs(load_report(study.output))}
     assert set(found) == {"bits", "gates", "horowitz_45nm"}
-    assert "fp32" in found["bits"].values
+    assert set(found["bits"].values) == {"fp32", "mine"}
+    assert found["bits"].values["mine"] == pytest.approx(found["bits"].values["fp32"] * 6 / 32)
     assert "Error against cost" in (study.output / "report.html").read_text()
 
 
@@ -174,7 +175,7 @@ def test_figures_and_tables_are_files_of_their_own(study: SimpleNamespace) -> No
         rows = json.loads((folder / "tables" / f"{name}.json").read_text())
         assert columns <= set(rows[0])
         assert pq.read_table(folder / "tables" / f"{name}.parquet").to_pylist() == rows
-        lines = list(csv.DictReader((folder / "tables" / f"{name}.csv").open()))
+        lines = list(csv.DictReader((folder / "tables" / f"{name}.csv").read_text().splitlines()))
         assert [list(line) for line in lines] == [list(rows[0])] * len(rows)
     for name in ("comparison", "sites", "costs"):
         assert (folder / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
