@@ -31,7 +31,7 @@ coverage: setup
 	$(BIN)/python -m pytest -m "not large and not rtl" -n auto --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage
 
 api: setup
-	$(BIN)/python -m pdoc --docformat google --math --output-directory build/api hwsim '!hwsim.conformance' '!hwsim.studies.together'
+	$(BIN)/python -m pdoc --docformat google --math --output-directory build/api hwsim $(addprefix hwsim.,formats macs emulator budgets training models studies)
 
 conform: setup
 	$(BIN)/hwsim conform --output docs

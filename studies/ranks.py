@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,10 +58,12 @@ class Ranks:
         """The states of all processes in the first one, nothing in the others."""
         if self.size == 1:
             return [state]
-        states: list[Any] = [None] * self.size
+        found: list[Any] = [None] * self.size
         with _disable_current_modes():
-            dist.gather_object(state, states if self.rank == 0 else None)
-        return states if self.rank == 0 else []
+            own = io.BytesIO()
+            torch.save(state, own)
+            dist.gather_object(own.getvalue(), found if self.rank == 0 else None)
+            return [torch.load(io.BytesIO(one), weights_only=True) for one in found] if self.rank == 0 else []
 
 
 ALONE = Ranks()

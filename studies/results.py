@@ -107,10 +107,12 @@ def run_rows(folder: Path, where: str = "true") -> list[dict[str, Any]]:
                 select $study as study, found.* replace (
                     coalesce(found.status, states.state, 'missing') as status, coalesce(found.reason, states.why) as reason
                 ) from found left join states using (id)
-            ) where """
+            ) where"""
         try:
             named = {"study": index["study"]["name"]}
-            chosen: pa.Table = connection.sql(query + f"({where})", params=named).to_arrow_table()
+            chosen: pa.Table = connection.sql(
+                f"{query} ({where}) order by part, datapath, settings, seed, id", params=named
+            ).to_arrow_table()
         except duckdb.Error as error:
             raise StudyError(f"--where: got {where!r}: {str(error).splitlines()[0]}; allowed: SQL on the columns") from error
     return [_settled(row) for row in chosen.to_pylist()]

@@ -186,9 +186,9 @@ def tabular(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left")
+        table.add_column(escape(name), justify="right" if i else "left")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     return table

@@ -16,7 +16,7 @@ from study_cases import Edit, edited
 
 from hwsim.studies.store import Store
 
-TIMES = ("seconds", "started", "command")
+TIMES = ("seconds", "started", "command", "git_commit")
 LONGER: Edit = ("epochs: 1, batch_size: 256, width: 4", "epochs: 4, batch_size: 128, width: 4")
 OFTEN: Edit = ("  baseline: fp32\n", "  checkpoint: {steps: 5}\n  baseline: fp32\n")
 STOCHASTIC: Edit = ("mine]}", "{name: x, vector: {format: bf16, rounding: stochastic}}]}")
@@ -79,7 +79,7 @@ def kill(pid: int) -> None:
 
 
 def contents(store: Store) -> dict[str, Any]:
-    """Everything that a study stored, apart from times."""
+    """Everything that a study stored, apart from times and who asked for it."""
     found: dict[str, Any] = {}
     for id in store.finished():
         record = {key: value for key, value in store.record(id).items() if key not in TIMES}

@@ -1,15 +1,18 @@
 """What a report says of numbers that are known."""
 
+import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from hwsim.studies.report.budgets import budgets
 from hwsim.studies.report.plots import budget_bars, facets
 from hwsim.studies.report.statistics import Spread, Unit, paired
 from hwsim.studies.report.summary import Series
+from hwsim.studies.report.texts import _table
 
 
 def series(datapath: str, part: str, values: Mapping[int, float | None]) -> Series:
@@ -112,6 +115,13 @@ def test_the_headline_names_a_role_only_where_it_stands_out_of_the_seeds(weight:
 
 def test_a_budget_without_its_twin_is_not_reported() -> None:
     assert budgets([series("dp", part, values) for part, values in PARTS.items() if part != "none"], ["test_loss"]) == ()
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(_table("[/a] title", ["[bold]b", "c"], [["[red]d[/red]", "[/e]"]]))
+    shown = console.export_text()
+    assert all(text in shown for text in ("[/a] title", "[bold]b", "[red]d[/red]", "[/e]"))
 
 
 def test_plots_take_the_pages_colour_and_escape_what_they_show() -> None:
