@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -15,7 +16,12 @@ STREAMED = 1 << 24
 """Bytes of a result from which on it goes past the cache: less may be read again before it is displaced."""
 
 
-@intrinsic
+def _written(function: Callable[..., Any]) -> Any:
+    """A function that compiled code calls, whose instructions are written one by one."""
+    return intrinsic(function)
+
+
+@_written
 def _address(typing: Any, array: Any) -> Any:
     def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
@@ -24,7 +30,7 @@ def _address(typing: Any, array: Any) -> Any:
     return types.int64(array), build
 
 
-@intrinsic
+@_written
 def _move_line(typing: Any, target: Any, source: Any) -> Any:
     """LINE bytes from one address to another, a multiple of LINE, past the cache."""
 
@@ -38,7 +44,7 @@ def _move_line(typing: Any, target: Any, source: Any) -> Any:
     return types.void(types.int64, types.int64), build
 
 
-@intrinsic
+@_written
 def fence(typing: Any) -> Any:
     """Wait until what went past the cache is in memory, before another thread is told of it."""
 
