@@ -23,11 +23,12 @@ from hwsim.errors import ConfigError, HwsimError, not_allowed
 from hwsim.models import Task, batches, initial_model
 
 from . import tasks
+from .choices import TORCH_OPTIMIZERS
 from .disk import write_file
 from .files import StudyFile
 from .plan import expand
 from .report.sites import FILE, budgets_hash
-from .schema import TORCH_OPTIMIZERS, Study, TrainingRun
+from .schema import Study, TrainingRun
 
 DEFAULT_SITES = 4
 """Of how many datapaths at most a report has a step budget unless the study says of which."""

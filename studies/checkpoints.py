@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from hwsim.emulator import Machine
 
+from .choices import CheckpointChoice
 from .disk import write_with
 from .generators import generator_states, set_generators
 from .provenance import versions
-from .schema import CheckpointChoice
 from .weights import Trainee
 
 

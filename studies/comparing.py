@@ -23,12 +23,13 @@ from hwsim.macs.trace import as_text, trace
 from hwsim.models import batches, initial_model
 
 from . import tasks
+from .choices import TORCH_OPTIMIZERS
 from .files import StudyFile
 from .plan import expand
 from .report.loading import load_report
 from .report.statistics import paired
 from .report.summary import Report, Series
-from .schema import TORCH_OPTIMIZERS, TrainingRun, machine
+from .schema import TrainingRun, machine
 
 CONFIDENCE = 0.95
 STUDY_FILE = "study.json"

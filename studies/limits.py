@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .schema import Resources
+from .choices import Resources
 
 PERIOD = 0.05
 """Seconds between looks."""

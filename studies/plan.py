@@ -20,22 +20,12 @@ from hwsim.layering import GEMMS
 from hwsim.models import TaskError, initial_model
 
 from . import tasks
+from .choices import CheckpointChoice, ReportChoice, TaskChoice
 from .experiments import experiment_setting, experiments
 from .files import StudyFile, with_place
 from .grid import Point, applied, label, points
 from .needs import Needs
-from .schema import (
-    AnyStudy,
-    CheckpointChoice,
-    ExperimentRun,
-    ExperimentStudy,
-    ReportChoice,
-    Run,
-    Setting,
-    Study,
-    TaskChoice,
-    TrainingRun,
-)
+from .schema import AnyStudy, ExperimentRun, ExperimentStudy, Run, Setting, Study, TrainingRun
 from .trust import check_trust
 
 LOSSES = ("test_loss", "train_loss")

@@ -15,9 +15,10 @@ from hwsim.emulator import emulate
 from hwsim.models import batches, initial_model, predict
 
 from . import tasks
+from .choices import TORCH_OPTIMIZERS
 from .generators import seeded
 from .plan import Plan
-from .schema import TORCH_OPTIMIZERS, Run, TrainingRun
+from .schema import Run, TrainingRun
 from .store import Store
 from .weights import trainee
 

@@ -10,7 +10,7 @@ import torch
 from hwsim.config import canonical
 from hwsim.models import Data, Task, TaskError, task, task_options, user_task
 
-from .schema import TaskChoice
+from .choices import TaskChoice
 
 USER_OPTIONS = ("model", "data", "loss", "metrics")
 

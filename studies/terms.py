@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .schema import CheckpointChoice, Resources
+from .choices import CheckpointChoice, Resources
 
 
 @dataclass(frozen=True)

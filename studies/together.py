@@ -17,8 +17,9 @@ import torch
 from torch import distributed as dist
 
 from .checkpoints import Checkpoints
+from .choices import CheckpointChoice
 from .ranks import Ranks
-from .schema import CheckpointChoice, TrainingRun
+from .schema import TrainingRun
 from .train import Outcome, Tell, train
 
 PATIENCE = timedelta(minutes=10)

@@ -22,9 +22,10 @@ from hwsim.models import Data, Task, batches, initial_model, predict, score
 
 from . import tasks
 from .checkpoints import Checkpoint, Checkpoints, Position, Training
+from .choices import TORCH_OPTIMIZERS
 from .generators import seeded
 from .ranks import ALONE, Ranks
-from .schema import TORCH_OPTIMIZERS, TrainingRun
+from .schema import TrainingRun
 from .weights import Trainee, trainee
 
 NONE = Checkpoints()

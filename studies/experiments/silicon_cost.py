@@ -14,8 +14,9 @@ from hwsim.datapaths import Datapath, datapath
 from hwsim.formats import Float
 from hwsim.macs import Mac, mac
 
+from ..choices import Adam, AdamW, Sgd, TaskChoice
 from ..extras import needed
-from ..schema import Adam, AdamW, Sgd, TaskChoice, TrainingRun
+from ..schema import TrainingRun
 from ..train import train
 from .experiment import Experiment, Line, Panel, Plot, Row, Section, Table
 from .trained_components import completed_task

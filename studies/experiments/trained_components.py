@@ -18,7 +18,8 @@ from hwsim.models import TaskError
 from hwsim.training import COMPONENTS
 
 from .. import tasks
-from ..schema import Adam, AdamW, Sgd, TaskChoice, TrainingRun
+from ..choices import Adam, AdamW, Sgd, TaskChoice
+from ..schema import TrainingRun
 from ..train import train
 from .experiment import Experiment, Line, Panel, Plot, Row, Section, Table
 from .words import number, percent

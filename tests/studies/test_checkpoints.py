@@ -13,7 +13,8 @@ from study_cases import Edit, plan_of
 from torch import Tensor, nn
 
 from hwsim.studies.checkpoints import Checkpoint, Checkpoints, Position
-from hwsim.studies.schema import CheckpointChoice, TrainingRun
+from hwsim.studies.choices import CheckpointChoice
+from hwsim.studies.schema import TrainingRun
 from hwsim.studies.train import Outcome, train
 
 EVERY_STEP = CheckpointChoice(steps=1)

@@ -9,8 +9,8 @@ import torch
 from study_cases import plan_of
 
 from hwsim.studies import worker
+from hwsim.studies.choices import Resources
 from hwsim.studies.limits import OverLimit, limited, resident_gib
-from hwsim.studies.schema import Resources
 from hwsim.studies.store import Store
 from hwsim.studies.terms import Terms
 from hwsim.studies.worker import perform

@@ -7,8 +7,9 @@ import torch
 from study_cases import plan_of
 
 from hwsim.studies.checkpoints import Checkpoints
+from hwsim.studies.choices import CheckpointChoice
 from hwsim.studies.ranks import Ranks
-from hwsim.studies.schema import CheckpointChoice, TrainingRun
+from hwsim.studies.schema import TrainingRun
 from hwsim.studies.store import Store
 from hwsim.studies.together import train_together
 from hwsim.studies.train import train
