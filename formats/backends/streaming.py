@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llvmlite import ir
 from numba import types
@@ -16,43 +15,45 @@ STREAMED = 1 << 24
 """Bytes of a result from which on it goes past the cache: less may be read again before it is displaced."""
 
 
-def _written(function: Callable[..., Any]) -> Any:
-    """A function that compiled code calls, whose instructions are written one by one."""
-    return intrinsic(function)
+if TYPE_CHECKING:
 
+    def _address(array: Any) -> int:
+        """Where its first element lies."""
 
-@_written
-def _address(typing: Any, array: Any) -> Any:
-    def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
-        return builder.ptrtoint(data, ir.IntType(64))
+    def _move_line(target: int, source: int) -> None:
+        """LINE bytes from one address to another, a multiple of LINE, past the cache."""
 
-    return types.int64(array), build
+    def fence() -> None:
+        """Wait until what went past the cache is in memory, before another thread is told of it."""
 
+else:
 
-@_written
-def _move_line(typing: Any, target: Any, source: Any) -> Any:
-    """LINE bytes from one address to another, a multiple of LINE, past the cache."""
+    @intrinsic
+    def _address(typing: Any, array: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, value=args[0]).data
+            return builder.ptrtoint(data, ir.IntType(64))
 
-    def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        line = ir.VectorType(ir.IntType(64), LINE // 8).as_pointer()
-        to, at = (builder.inttoptr(address, line) for address in args)
-        store = builder.store(builder.load(at, align=4), to, align=LINE)
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
-        return context.get_dummy_value()
+        return types.int64(array), build
 
-    return types.void(types.int64, types.int64), build
+    @intrinsic
+    def _move_line(typing: Any, target: Any, source: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            line = ir.VectorType(ir.IntType(64), LINE // 8).as_pointer()
+            to, at = (builder.inttoptr(address, line) for address in args)
+            store = builder.store(builder.load(at, align=4), to, align=LINE)
+            store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+            return context.get_dummy_value()
 
+        return types.void(types.int64, types.int64), build
 
-@_written
-def fence(typing: Any) -> Any:
-    """Wait until what went past the cache is in memory, before another thread is told of it."""
+    @intrinsic
+    def fence(typing: Any) -> Any:  # noqa: D103
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            builder.fence("seq_cst")
+            return context.get_dummy_value()
 
-    def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), build
+        return types.void(), build
 
 
 @inlined
