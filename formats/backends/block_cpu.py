@@ -24,7 +24,6 @@ from .cpu import NO_DRAW, RECORD, readable
 from .fast import NEAREST_SCALED, fast_loop
 from .magnitude_cpu import LIMITS, largest_magnitudes
 from .refusal import refuse_nan, refuse_special
-from .streaming import STREAMED
 from .threads import in_threads
 
 NUMBERS = np.dtype([(name, np.int64 if i < SCALE_INTEGERS else np.float64) for i, name in enumerate(ScaleNumbers._fields)])
@@ -59,7 +58,6 @@ def round_blocks(
             flat.view(integers[0]),
             integers[1],
             out.numpy().reshape(-1),
-            out.nbytes >= STREAMED,
             scales,
             tuple(where),
             levels,

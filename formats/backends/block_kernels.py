@@ -10,7 +10,7 @@ from hwsim.formats import block_lowering, lowering
 from hwsim.formats.block_lowering import ELEMENT, MSE, TWO_LEVEL
 from hwsim.formats.lowering import NEAREST_EVEN, STOCHASTIC
 
-from . import block_loops, drawn_loops, kernels, magnitude_kernels, nearest_loops, streaming
+from . import block_loops, drawn_loops, kernels, magnitude_kernels, nearest_loops
 from . import block_scales as scale_loops
 from . import fast as fast_loops
 from . import words as random_words
@@ -20,7 +20,6 @@ from .compiling import inlined, kept, sources
 from .fast import fast
 from .kernels import general, multiply
 from .nearest_loops import as_carried, product_numbers
-from .streaming import fence, stream
 from .words import BLOCK, fill_words
 
 PIECE = 2048
@@ -97,7 +96,6 @@ def _entry(version: int) -> Any:
         bits: Any,
         limits: Any,
         out: Any,
-        streamed: Any,
         scales: Any,
         tiling: Any,
         levels: Any,
@@ -110,7 +108,6 @@ def _entry(version: int) -> Any:
 
         Args:
             x, out: contiguous, float32 or float64. bits, limits: see largest_finite_bits.
-            streamed: whether results go to memory past the cache.
             scales: float64, one a block.
             tiling: the fields of a Tiling.
             levels: S and t of the rule `two_level`, ones elsewhere.
@@ -126,7 +123,7 @@ def _entry(version: int) -> Any:
         pieces, room = -(-columns // span), min(span, columns)
         blocks = -(-room // width)
         words, divisors, buffer = np.empty(room + 2 * BLOCK, np.uint32), np.empty(room), np.empty(room, bits.dtype)
-        inverses, quotients, page = np.empty(room, np.float32), np.empty(room, np.float32), np.empty(room, out.dtype)
+        inverses, quotients = np.empty(room, np.float32), np.empty(room, np.float32)
         reciprocals, singles, factors = np.empty(blocks, np.float32), np.empty(blocks, np.float32), np.empty(blocks)
         tops, raw, broken = np.empty(blocks, bits.dtype), np.empty(blocks, x.dtype), np.empty(blocks, np.bool_)
         found = version < 0  # False; a version that is not named would not be closed over
@@ -166,7 +163,7 @@ def _entry(version: int) -> Any:
             spread_out = False
             for r in range(tall):
                 start, skip = first + r * columns, 0
-                target = page[:n] if streamed else out[start : start + n]
+                target = out[start : start + n]
                 done = False
                 if loop is not None and not odd:
                     if powers:
@@ -194,10 +191,6 @@ def _entry(version: int) -> Any:
                         done = fast(*row, divisors, 1, records[0], loop, narrow)
                 if not done:
                     found |= general(*row, divisors, 1, records[0], records[1])
-                if streamed:
-                    stream(target, out[start : start + n])
-        if streamed:
-            fence()
         return found
 
     return round_pieces
@@ -208,7 +201,6 @@ round_pieces = _entry(
         __file__,
         scale_loops.__file__,
         block_loops.__file__,
-        streaming.__file__,
         magnitude_kernels.__file__,
         fast_loops.__file__,
         nearest_loops.__file__,

@@ -19,7 +19,6 @@ from hwsim.formats.scaled import CARRIERS, Geometry
 from .fast import fast_loop
 from .kernels import round_range
 from .refusal import refuse_nan
-from .streaming import STREAMED
 from .threads import in_threads
 from .words import BLOCK
 
@@ -47,7 +46,7 @@ def round_tensor(
         scales, where = scale.detach().double().numpy().reshape(-1), geometry
     exact = source.dtype is torch.float32 is wide and (scale is None or scale.dtype is not torch.float64)
     round_part, rest = _level_work(rule, exact, scale, dtype) if isinstance(rule, LevelRule) else _work(rule, exact, scale, dtype)
-    arguments = out.nbytes >= STREAMED, scales, tuple(where), tuple(draw) or NO_DRAW, *rest
+    arguments = scales, tuple(where), tuple(draw) or NO_DRAW, *rest
     given, result = source.numpy().reshape(-1), out.numpy().reshape(-1)
     found = any(in_threads(lambda low, high: bool(round_part(given, result, low, high, *arguments)), count, count, BLOCK))
     if found and (rule.numbers if isinstance(rule, LevelRule) else rule).refuses_nan:

@@ -17,11 +17,10 @@ from hwsim.formats.lowering import (
     TOWARD_POSITIVE,
 )
 
-from . import drawn_loops, nearest_loops, streaming, words
+from . import drawn_loops, nearest_loops, words
 from . import fast as fast_loops
 from .compiling import inlined, kept, sources
 from .fast import fast
-from .streaming import fence, stream
 from .words import BLOCK, fill_words
 
 CHUNK = 2048
@@ -236,7 +235,6 @@ def _entry(version: int) -> Any:
         out: Any,
         low: Any,
         high: Any,
-        streamed: Any,
         scale: Any,
         geometry: Any,
         draw: Any,
@@ -248,7 +246,6 @@ def _entry(version: int) -> Any:
 
         Args:
             x, out: contiguous, float32 or float64.
-            streamed: whether results go to memory past the cache.
             scale: float64, at least one element.
             geometry: the fields of a Geometry.
             draw: the numbers of a Draw.
@@ -258,11 +255,10 @@ def _entry(version: int) -> Any:
         """
         row, length, stride, period, blocks, size, step = geometry
         rule, carrier = rules[0], rules[1]
-        words, page = np.empty(CHUNK + BLOCK, np.uint32), np.empty(CHUNK, out.dtype)
+        words = np.empty(CHUNK + BLOCK, np.uint32)
         found = version < 0  # False; a version that is not named would not be closed over
         while low < high:
-            start, stop, skip = low, min(low + CHUNK, high), 0
-            target = page[: stop - start] if streamed else out[start:stop]
+            stop, skip = min(low + CHUNK, high), 0
             if rule.mode == STOCHASTIC:
                 first = low + draw[4]
                 skip = first & (BLOCK - 1)
@@ -273,7 +269,7 @@ def _entry(version: int) -> Any:
                 g = place // length
                 end = min(stop, r * row + min((g + 1) * length, row))
                 first_scale = ((r // period) * blocks + (r % period) // size) * step + g + stride * (place - g * length)
-                pieces = x[low:end], target[low - start : end - start], words[skip : skip + end - low], scale[first_scale:]
+                pieces = x[low:end], out[low:end], words[skip : skip + end - low], scale[first_scale:]
                 done = False
                 if loop is not None:
                     done = fast(*pieces, stride, rule, loop, narrow)
@@ -281,10 +277,6 @@ def _entry(version: int) -> Any:
                     found |= general(*pieces, stride, rule, carrier)
                 skip += end - low
                 low = end
-            if streamed:
-                stream(target, out[start:stop])
-        if streamed:
-            fence()
         return found
 
     return round_range
@@ -297,7 +289,6 @@ round_range = _entry(
         nearest_loops.__file__,
         drawn_loops.__file__,
         words.__file__,
-        streaming.__file__,
         lowering.__file__,
         philox.__file__,
     )

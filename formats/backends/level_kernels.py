@@ -10,11 +10,10 @@ from hwsim.formats import lowering, philox
 from hwsim.formats.lowering import STOCHASTIC
 from hwsim.formats.steps import BASE
 
-from . import kernels, nearest_loops, streaming, words
+from . import kernels, nearest_loops, words
 from .compiling import inlined, kept, sources
 from .kernels import CHUNK, IMPLICIT, A, B, multiply, power_of_two, significand
 from .nearest_loops import EXPONENT, INFINITY, MAGNITUDE
-from .streaming import fence, stream
 from .words import BLOCK, fill_words
 
 LARGEST = 2.0**200
@@ -249,7 +248,6 @@ def _entry(version: int) -> Any:
         out: Any,
         low: Any,
         high: Any,
-        streamed: Any,
         scale: Any,
         geometry: Any,
         draw: Any,
@@ -261,7 +259,6 @@ def _entry(version: int) -> Any:
 
         Args:
             x, out: contiguous, float32 or float64.
-            streamed: whether results go to memory past the cache.
             scale: float64, at least one element.
             geometry: the fields of a Geometry.
             draw: the numbers of a Draw.
@@ -273,11 +270,9 @@ def _entry(version: int) -> Any:
         row, length, stride, period, blocks, size, step = geometry
         rule, carrier = rules[0], rules[1]
         words, terms, places = np.empty(CHUNK + BLOCK, np.uint32), np.empty(9), np.empty(CHUNK, np.int32)
-        page = np.empty(CHUNK, out.dtype)
         found = version < 0  # False; a version that is not named would not be closed over
         while low < high:
-            start, stop, skip = low, min(low + CHUNK, high), 0
-            target = page[: stop - start] if streamed else out[start:stop]
+            stop, skip = min(low + CHUNK, high), 0
             if rule.mode == STOCHASTIC:
                 first = low + draw[4]
                 skip = first & (BLOCK - 1)
@@ -288,7 +283,7 @@ def _entry(version: int) -> Any:
                 g = place // length
                 end = min(stop, r * row + min((g + 1) * length, row))
                 first_scale = ((r // period) * blocks + (r % period) // size) * step + g + stride * (place - g * length)
-                divisors, pieces = scale[first_scale:], (x[low:end], target[low - start : end - start])
+                divisors, pieces = scale[first_scale:], (x[low:end], out[low:end])
                 done = False
                 if loop is not None:
                     quotients = None if loop[2] is None else np.empty(CHUNK)
@@ -298,17 +293,11 @@ def _entry(version: int) -> Any:
                     found |= general(*pieces, drawn, divisors, stride, rule, carrier, table[0], table[1], terms)
                 skip += end - low
                 low = end
-            if streamed:
-                stream(target, out[start:stop])
-        if streamed:
-            fence()
         return found
 
     return round_levels
 
 
 round_levels = _entry(
-    sources(
-        __file__, nearest_loops.__file__, kernels.__file__, words.__file__, streaming.__file__, lowering.__file__, philox.__file__
-    )
+    sources(__file__, nearest_loops.__file__, kernels.__file__, words.__file__, lowering.__file__, philox.__file__)
 )
