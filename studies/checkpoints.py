@@ -133,7 +133,7 @@ class Checkpoints:
                 warnings.warn(f"{self.path}: of another run or other versions; the run starts anew", stacklevel=2)
                 return None
             return Checkpoint(Position(**found.pop("position")), **found)
-        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+        except (RuntimeError, UnpicklingError, OSError, EOFError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(f"{self.path}: no checkpoint ({error}); the run starts anew", stacklevel=2)
             return None
 

@@ -22,6 +22,8 @@ from .trust import check_trust
 from .worker import perform
 
 SAME = ("status", "steps", "reason", "coverage", "data_checksum")
+NAMED = ("cast", "mac")
+"""Columns in words: a study's own names for formats and units are labels, no part of a run, and not stored with it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _table_differences(name: str, stored: Path, found: Path) -> Iterator[str]:
     if len(a) != len(b):
         yield f"{name}: {len(a)} rows in the folder, {len(b)} now"
     for number, (old, new) in enumerate(zip(a, b, strict=False)):
-        for column in dict.fromkeys((*old, *new)):
+        for column in (column for column in dict.fromkeys((*old, *new)) if column not in NAMED):
             x, y = old.get(column), new.get(column)
             if _bits(x) != _bits(y):
                 yield f"{name}: row {number}, {column}: {x!r} in the folder, {y!r} now"

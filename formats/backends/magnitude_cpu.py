@@ -21,7 +21,7 @@ LIMITS: dict[torch.dtype, tuple[Any, Any]] = {
 
 def largest_magnitudes(x: Tensor, runs: int) -> Tensor:
     """The largest finite magnitude, or 0, of each of `runs` equal runs of a contiguous float32 or float64 tensor."""
-    integers, limits = LIMITS[x.dtype]
+    x, (integers, limits) = x.detach(), LIMITS[x.dtype]
     bits = x.numpy().reshape(-1).view(integers)
     size = RUN if runs == 1 else bits.size // runs
     tops = np.empty(-(-bits.size // size), integers)

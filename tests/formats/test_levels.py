@@ -276,7 +276,6 @@ class TestOperator:
         ({"kind": "posit", "bits": 32}, "bits: got 32; allowed: a whole number from 3 to 16"),
         ({"kind": "logarithmic", "bits": 8, "fraction_bits": 6}, "fraction_bits: got 6 of 8 bits"),
         ({"kind": "apot", "bits": 6, "base_bits": 3}, "base_bits: got 3; allowed: 2, or what divides 5"),
-        ({"kind": "block", "element": "nf4", "scale": "fp32", "size": 64}, "element: got nf4; allowed: a float"),
     ],
 )
 def test_what_cannot_be_is_refused(given: dict[str, Any], message: str) -> None:

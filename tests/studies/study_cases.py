@@ -1,7 +1,9 @@
 """What the tests of studies share: one small study file, and the runs it stands for."""
 
+from collections import OrderedDict
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hwsim.config import loads
 from hwsim.studies.files import StudyFile
@@ -50,6 +52,11 @@ def plan_of(*edits: Edit) -> Plan:
 def no_model() -> None:
     """A user's function that fails when a run calls it."""
     raise RuntimeError("the model is <b>broken</b>")
+
+
+def layer_called_name() -> nn.Module:
+    """A user's model whose only layer has the name of a label."""
+    return nn.Sequential(OrderedDict(name=nn.Linear(1, 1)))
 
 
 def few_points() -> tuple[Tensor, Tensor, Tensor, Tensor]:

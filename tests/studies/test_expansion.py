@@ -89,7 +89,11 @@ def test_whatever_a_result_depends_on_changes_the_id(edit: Edit, fp32_changes: b
 
 def test_an_override_may_have_the_name_of_a_label_and_still_counts() -> None:
     gemm = "gemm: {all: {input: my_e3m2"
-    plans = [plan_of((f"    {gemm}", f"    overrides: {{name: {{vector: {fmt}}}}}\n    {gemm}")) for fmt in ("bf16", "fp16")]
+    named = "model: 'study_cases:layer_called_name', data: 'study_cases:few_points', loss: half_squared_error"
+    task = ("name: digits_mlp, epochs: 1, batch_size: 256, width: 4", f"{named}, epochs: 1, batch_size: 1")
+    plans = [
+        plan_of(task, (f"    {gemm}", f"    overrides: {{name: {{vector: {fmt}}}}}\n    {gemm}")) for fmt in ("bf16", "fp16")
+    ]
     assert [place.id for place in plans[0].places][-1] != [place.id for place in plans[1].places][-1]
 
 

@@ -154,6 +154,7 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.large
 def test_three_rounds_of_kills(study: Path, tmp_path: Path) -> None:
     with forked(study) as start:
         rounds(start, tmp_path, 3, seed=1)

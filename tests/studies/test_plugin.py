@@ -28,6 +28,7 @@ def installed(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
+@pytest.mark.large
 def test_a_study_uses_what_a_package_adds(installed: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hwsim.studies", "run", str(PLUGIN / "study.yaml"), "--output", str(tmp_path / "out")]
     options = ["--executor", "serial", "--log", "lines"]

@@ -40,7 +40,7 @@ def test_the_command_finds_them_there(
     (tmp_path / "my_functions.py").write_text(MODULE)
     (tmp_path / "mine.yaml").write_text(STUDY.replace(*edit))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["hwsim", "check", "mine.yaml"])
+    monkeypatch.setattr(sys, "argv", ["hwsim", "check", "mine.yaml", "--trust", "my_functions"])
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
     monkeypatch.delitem(sys.modules, "my_functions", raising=False)
     with pytest.raises(SystemExit) as ended:

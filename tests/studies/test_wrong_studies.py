@@ -47,8 +47,11 @@ WRONG = [
     (trained("char_gpt, file: absent.txt"), "study.task.file: got 'absent.txt', which is not there"),
     (trained("char_llama, heads: 3, width: 48"), "study.task.heads: got 3 for 2 key-value heads; allowed: a multiple of 2"),
     (("width: 4", "width: 0"), "option 'width': got 0; allowed: an integer of at least 1"),
-    (("name: digits_mlp, epochs: 1, batch_size: 256, width: 4", "model: a:b, epochs: 1, batch_size: 2"), "task.data: missing"),
-    (("name: digits_mlp", "model: no_such_package:make, data: a:b"), "study.task.width: unknown key"),
+    (
+        ("name: digits_mlp, epochs: 1, batch_size: 256, width: 4", "model: 'study_cases:no_model', epochs: 1, batch_size: 2"),
+        "task.data: missing",
+    ),
+    (("name: digits_mlp", "model: 'study_cases:no_model', data: 'study_cases:few_points'"), "study.task.width: unknown key"),
     ((SEEDS, "seeds: []"), "tiny.yaml:13: study.seeds: got a list of 0"),
     ((SEEDS, "seeds: [0, 1, 0]"), "tiny.yaml:13: study.seeds: got 0 twice; allowed: each seed once"),
     ((SEEDS, "seeds: [0, -1]"), "study.seeds[1]: got -1"),
