@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from amaranth.hdl import Cat, Const, Mux, Value
 
-from hwsim.macs.orders import Alignment, Cut, LateSum
+from hwsim.macs.orders import Alignment, Cut
 
 from .reals import NO, Exact, as_special, joined_specials
 from .wires import Wires
@@ -58,8 +58,6 @@ def fused(w: Wires, total: Exact, terms: Sequence[Term], how: Alignment, smalles
     running = Term(total, len(total.magnitude) - 1, w.let(~total.nonzero))
     if how.fraction_bits == "exact":
         made = _exactly(w, [running, *terms], how.negative_zero)
-    elif how.late is not None:
-        made = _joined_late(w, running, list(terms), how, how.late, how.fraction_bits)
     else:
         made = _aligned(w, [running, *terms], how, how.fraction_bits)
     return replace(made, nan=nan, infinite=infinite, sign=w.let(Mux(infinite, minus, made.sign)))
@@ -145,76 +143,3 @@ def _signed(w: Wires, total: Value, low: int, span: int, offset: Value) -> Exact
     sign = w.let(total < 0)
     magnitude = w.let(Mux(sign, -total, total)[: len(total)])
     return Exact(sign, magnitude, offset, low, span, len(magnitude) - 1)
-
-
-def _floor(w: Wires, total: Value, by: Value) -> Value:
-    """floor(total / 2^by) of a signed value."""
-    sign = total[-1]
-    flipped = w.let(total ^ sign.replicate(len(total)))
-    moved, _ = w.shift_right(flipped, by)
-    return w.let((moved ^ sign.replicate(len(total))).as_signed())
-
-
-def _joined_late(w: Wires, total: Term, terms: list[Term], how: Alignment, late: LateSum, bits: int) -> Exact:
-    """The products first, then the running sum (see LateSum)."""
-    halves = [terms[::2], terms[1::2]] if how.grouping == "even_odd" else [terms]
-    low = min(t.low for t in [total, *terms])
-    sums: list[tuple[Value, Value, Value]] = []
-    for half in halves:
-        exponents = [w.let(t.value.offset + (t.low - low)) for t in half]
-        present = w.let(~_all(w, [t.zero for t in half]))
-        top = w.largest([w.let(Mux(t.zero, 0, e)) for t, e in zip(half, exponents, strict=True)])
-        cuts = [cut(w, t.value, t.point, bits, w.let(top - e), how.alignment) for t, e in zip(half, exponents, strict=True)]
-        sums.append((w.total(cuts), top, present))
-    e_total = w.let(total.value.offset + (total.low - low))
-    e_dot = w.largest([w.let(Mux(present, top, 0)) for _, top, present in sums])
-    some = ~_all(w, [~present for _, _, present in sums])
-    e_dot = w.let(Mux(some, e_dot, e_total))
-    fine = late.dot_bits - bits
-    joined = []
-    for value, top, _ in sums:
-        if len(sums) == 1:
-            joined.append(value)
-            continue
-        by = w.let((e_dot - top)[: len(e_dot)])
-        most = len(value) + 1
-        joined.append(_floor(w, value, w.let(Mux(by > most, most, by)[: most.bit_length()])))
-    dot = w.total(joined)
-    top = w.larger(e_dot, e_total)
-    most = len(dot) + max(fine, 0) + 1
-    by = w.let(top - e_dot)
-    widened = w.let(Cat(Const(0, max(fine, 0)), dot).as_signed())
-    by = w.let(Mux(by > most, most, by)[: most.bit_length()]) if fine >= 0 else w.let(by + (-fine))
-    kept_dot = _floor(w, widened, by)
-    away = w.let(top - e_total)
-    kept_sum = cut(w, total.value, total.point, late.sum_bits, away, "floor")
-    if late.drop_below is not None:
-        kept_sum = w.let(Mux(away > late.drop_below, 0, kept_sum))
-    unit = max(late.dot_bits, late.sum_bits)
-    both = w.let((kept_dot << (unit - late.dot_bits)) + (kept_sum << (unit - late.sum_bits)))
-    span = max(t.low + t.value.span for t in [total, *terms]) - low
-    made = _signed(w, both, low - unit, span, w.unsigned(top, max(span, 1).bit_length()))
-    return _normalised(w, made, both, late.total_bits, total.value.low + total.point, how)
-
-
-def _normalised(w: Wires, x: Exact, both: Value, bits: int, smallest: int, how: Alignment) -> Exact:
-    """The number rounded down to `bits` bits behind its own first one, which counts as at least 2^smallest."""
-    width = len(x.magnitude)
-    zeros = w.leading_zeros(x.magnitude)
-    first = w.let((width - 1) - zeros)
-    floor_at = w.let(Value.cast((smallest - x.low) - x.offset))
-    place = w.let(Mux(floor_at > Value.cast(first), floor_at, first))
-    by = w.let(place - bits)
-    by = w.let(Mux(by < 0, 0, by))
-    most = width + 1
-    by = w.let(Mux(by > most, most, by)[: most.bit_length()])
-    moved = _floor(w, both, by)
-    back = w.shift_left(w.let(Cat(moved, moved[-1])), by, width + 1).as_signed()
-    return _signed(w, w.let(back), x.low, x.span, x.offset)
-
-
-def _all(w: Wires, bits: Sequence[Value]) -> Value:
-    out: Value = Const(1, 1)
-    for bit in bits:
-        out = w.let(out & bit)
-    return out

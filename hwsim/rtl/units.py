@@ -115,6 +115,8 @@ def check_lowers(mac: Mac) -> None:
     if mac.accumulator.projection.overflow == "wrap" and floats:
         raise FormatError("accumulator: `overflow: wrap` has no circuit with float operands; allowed: saturate", "accumulator")
     grid = mac.accumulator.format.grid
+    if mac.fused and mac.fused.late:
+        raise FormatError("late: a sum that the running sum joins late has no circuit; allowed: without `late`", "late")
     aligned = mac.fused and mac.fused.fraction_bits != "exact"
     if aligned and mac.levels(1 << 40) and mac.c_format.grid.min_exponent != grid.min_exponent:
         raise FormatError(

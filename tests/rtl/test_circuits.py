@@ -124,7 +124,9 @@ def test_every_shipped_unit_and_format_is_lowered_or_refused_with_a_field():
     from hwsim.catalogue import Catalogue
 
     for name in Catalogue().names("macs"):
-        assert all(one.circuits for one in subjects(name, every=True)), name
+        late = "cdna3" in name and "fp32" not in name and "fp64" not in name
+        for one in subjects(name, every=True):
+            assert one.refused.startswith("late: ") if late else one.circuits, name
     fields = {one.refused.split(":")[0] for name in Catalogue().names("formats") for one in subjects(name) if one.refused}
     assert fields <= {"format", "scaling", "rounding"}
 
