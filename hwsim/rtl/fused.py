@@ -45,12 +45,8 @@ def limited(w: Wires, x: Exact, limit: int | None) -> Exact:
     return replace(x, infinite=w.let(x.infinite | (reached & ~x.nan)))
 
 
-def fused(w: Wires, total: Exact, terms: Sequence[Term], how: Alignment, smallest: int) -> Exact:
-    """The running sum and the products of one group, aligned, cut and summed: what the accumulator then rounds.
-
-    Args:
-        smallest: the exponent of a subnormal running sum.
-    """
+def fused(w: Wires, total: Exact, terms: Sequence[Term], how: Alignment) -> Exact:
+    """The running sum and the products of one group, aligned, cut and summed: what the accumulator then rounds."""
     addends = [total, *(term.value for term in terms)]
     nan, infinite, minus = joined_specials(w, addends)
     total = as_special(total, w)

@@ -159,7 +159,7 @@ class Step:
             raise ValueError("a fused step needs its alignment and a running sum")
         terms = self._scaled_groups(w, a, b, given) if how.exact_terms > 1 else self._terms(w, a, b, given)
         terms = [Term(limited(w, t.value, how.product_limit), t.point, t.zero) for t in terms]
-        total = fused(w, c, terms, how, self.state.grid.min_exponent)
+        total = fused(w, c, terms, how)
         return rounded(w, total, target(mac.accumulator, mac.flush_results, not how.negative_zero), random)[0]
 
     def _terms(self, w: Wires, a: list[Exact], b: list[Exact], given: Mapping[str, Value]) -> list[Term]:
