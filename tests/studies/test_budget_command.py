@@ -21,6 +21,7 @@ from hwsim.studies.files import load_study
 from hwsim.studies.references import markdown, page
 from hwsim.studies.report import load_report
 from hwsim.studies.report.costs import costs, pareto, sensitivity
+from hwsim.studies.report.page import drawings
 from hwsim.studies.report.sites import load_step_budgets, site_records
 
 Write = Callable[..., Path]
@@ -181,9 +182,11 @@ def test_figures_and_tables_are_files_of_their_own(study: SimpleNamespace) -> No
         assert (folder / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
 
 
-def test_a_reference_page_has_the_question_the_answer_and_the_tables(study: SimpleNamespace) -> None:
+def test_a_reference_page_has_the_question_the_answer_the_figures_and_the_tables(study: SimpleNamespace) -> None:
     report = load_report(study.output)
-    text = page(load_study(study.path), report)
+    figure = drawings(report)[0]
+    text = page(load_study(study.path), report, {"plots/tiny-1.svg": figure})
+    assert f"\n![{figure.caption}](plots/tiny-1.svg)\n" in text
     assert text.startswith("# tiny\n\n")
     assert f"\n**{report.headline}**\n" in text
     assert "\n## tiny: accuracy over 2 seeds\n" in text
