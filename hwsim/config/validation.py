@@ -192,6 +192,8 @@ def _told(error: Exception, document: Document, path: Path, value: Any) -> Itera
     for part in parts:
         if isinstance(value, Mapping):
             path, value = (*path, part), value.get(part)
+        elif value is None:  # written elsewhere, as what `all` spreads
+            path = (*path, part)
     yield document.problem(path, message.removeprefix(f"{path[-1]}: ") if path else message)
 
 
