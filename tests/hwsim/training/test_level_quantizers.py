@@ -40,7 +40,7 @@ class TestEveryQuantizer:
 class TestOptimalLevels:
     def test_of_one_bit_are_the_mean_which_no_other_scale_beats(self, seed: int) -> None:
         w = rows(1, 9, seed=seed)
-        scales = torch.linspace(0, 3, 3001, dtype=torch.float64)
+        scales = torch.linspace(0, 3, 301, dtype=torch.float64)
         least = min(float(error(w, torch.stack([-v, v])[None])) for v in scales)
         assert float(error(w, LSBQ(1, optimal=True).levels(w))) <= least
 

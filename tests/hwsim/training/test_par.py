@@ -54,11 +54,14 @@ def energy(par: PAR, strength: float, u: torch.Tensor, w: torch.Tensor) -> torch
 
 
 class TestProx:
+    @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.large)])
     @pytest.mark.parametrize("dyadic", [False, True])
     @pytest.mark.parametrize("family", ["convex", "quasi_convex", "non_convex"])
-    def test_is_the_brute_force_minimiser_of_random_regularizers_ties_included(self, family: str, dyadic: bool) -> None:
-        rng = random.Random(family)
-        for _ in range(300):
+    def test_is_the_brute_force_minimiser_of_random_regularizers_ties_included(
+        self, family: str, dyadic: bool, count: int
+    ) -> None:
+        rng = random.Random(f"{family} {count}")
+        for _ in range(count):
             par, strength = random_par(rng, family, dyadic), max(rng.randint(0, 24) / 8, 0.125)
             u = torch.cat([torch.linspace(-6, 6, 97, dtype=F64), doubles(*breakpoints(par, strength).thresholds)])
             w, (found, above) = prox(u, par, strength), minimisers(par, strength, u)
@@ -68,7 +71,7 @@ class TestProx:
     @pytest.mark.parametrize("ties", TIES)
     def test_takes_the_declared_one_of_the_minimisers_of_random_regularizers_that_tie_exactly(self, ties: str) -> None:
         rng, seen, u = random.Random(ties), 0, torch.linspace(-6, 6, 769, dtype=F64)
-        for _ in range(200):
+        for _ in range(160):
             par, strength = replace(random_par(rng, "non_convex", True), ties=ties), rng.randint(1, 24) / 8
             found, above = minimisers(par, strength, u)
             low, high = (torch.where(above == 0, found, far) for far in (inf, -inf))
