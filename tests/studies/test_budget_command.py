@@ -25,6 +25,7 @@ from hwsim.studies.report.page import drawings
 from hwsim.studies.report.sites import load_step_budgets, site_records
 
 Write = Callable[..., Path]
+Here = tuple[str, str]
 LIMIT: Edit = ("seeds: [0, 1]", "seeds: [0, 1]\n  budget: {limit: {loss: 90 %}, candidates: [fp8_e4m3fn, fp32]}")
 
 
@@ -33,11 +34,11 @@ def hwsim(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def study(tmp_path_factory: pytest.TempPathFactory, here: Here) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("study")
     path, output = folder / "tiny.yaml", folder / "out"
     path.write_text(edited(LIMIT))
-    hwsim("run", path, "--output", output, "--workers", 1)
+    hwsim("run", path, "--output", output, *here)
     return SimpleNamespace(path=path, output=output)
 
 
@@ -157,7 +158,7 @@ def test_the_report_has_the_budget_of_a_step_and_keeps_it(study: SimpleNamespace
     assert [one.datapath for one in report.steps] == ["mine"]
     assert {row["site"] for row in site_records(report.steps)} == {"1", "3"}
     assert "In one training step mine changes the loss by " in report.headline
-    again = hwsim("run", study.path, "--output", study.output, "--workers", 1)
+    again = hwsim("run", study.path, "--output", study.output)
     assert kept.stat().st_mtime_ns == written
     assert " ".join(report.headline.split()) in " ".join(again.stdout.split())
     other = report.index | {"study": report.index["study"] | {"budget": {"steps": 2}}}
