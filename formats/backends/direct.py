@@ -6,7 +6,10 @@ what Python does around them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -64,7 +67,7 @@ class Direct:
             refuse_nan(x, out)
         return out
 
-    def _at_once(self, given: np.ndarray, result: np.ndarray) -> bool:
+    def _at_once(self, given: npt.NDArray[Any], result: npt.NDArray[Any]) -> bool:
         if self._divisor is None:
             whole = tuple(Geometry(given.size, given.size))
             return bool(round_range(given, result, 0, given.size, ONE, whole, NO_DRAW, self._records, self._loop, None))
@@ -72,7 +75,7 @@ class Direct:
         limits = LIMITS[torch.float32][1]
         return bool(round_by_largest(given, result, NO_WORDS, self._divisor, limits, ENDS, self._records, loop))
 
-    def _in_parts(self, x: Tensor, given: np.ndarray, result: np.ndarray) -> bool:
+    def _in_parts(self, x: Tensor, given: npt.NDArray[Any], result: npt.NDArray[Any]) -> bool:
         scale = ONE
         if self._divisor is not None:
             top = largest_magnitudes(x, 1).numpy()[0]

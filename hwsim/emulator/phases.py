@@ -114,7 +114,8 @@ class Clockwork:
         if task != -1:
             if torch._C._current_autograd_node() is None:
                 return Phase.CALLBACK
-            return Phase.RECOMPUTE if torch.is_grad_enabled() else Phase.BACKWARD
+            recomputed = torch.is_grad_enabled() or (self.frames and self.frames[-1].task == task)
+            return Phase.RECOMPUTE if recomputed else Phase.BACKWARD
         if self.frames:
             return Phase.EVALUATION if self.evaluating else Phase.FORWARD
         return Phase.LOSS if torch.is_grad_enabled() else Phase.OTHER
