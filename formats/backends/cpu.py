@@ -81,7 +81,7 @@ Work = tuple[Callable[..., bool], tuple[Any, ...]]
 
 
 def _work(rule: Rule, exact: bool, scale: Tensor | None, dtype: torch.dtype) -> Work:
-    records = _records(rule, dtype)
+    records = kept_records(rule, dtype)
     loop = fast_loop(rule, scale is not None) if exact else None
     narrow = records[1] if loop is not None and scale is not None and dtype in (torch.float16, torch.bfloat16) else None
     return round_range, (records, loop, narrow)
@@ -103,6 +103,6 @@ def readable(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
-def _records(rule: Rule, dtype: torch.dtype) -> npt.NDArray[Any]:
+def kept_records(rule: Rule, dtype: torch.dtype) -> npt.NDArray[Any]:
     """The rule of the format and that of the result's dtype, as the kernels take them."""
     return np.array([tuple(rule), tuple(lower(CARRIERS[dtype], Projection(overflow="infinity")))], dtype=RECORD)
