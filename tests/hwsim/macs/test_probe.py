@@ -14,7 +14,8 @@ from hwsim.errors import FormatError
 from hwsim.fields import format_record
 from hwsim.formats.operators import quantize_tensor
 from hwsim.macs import mac, matmul
-from hwsim.macs.probe import Dot, probe
+from hwsim.macs.probe import probe
+from hwsim.macs.probe_cases import Dot
 from hwsim.macs.summation import C, Node, Tree, declared_tree, found_tree
 
 
