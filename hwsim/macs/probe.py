@@ -29,7 +29,9 @@ LATE: tuple[dict[str, Any], ...] = (
     {"late": {"dot_bits": 32, "sum_bits": 24, "total_bits": 31, "drop_below": 25}, "negative_zero": True, "grouping": "even_odd"},
 )
 """How running sums are known to join late: on AMD CDNA3."""
-SEEN, CHECKED = 24, 100
+SEEN, INTEGERS_SEEN, CHECKED = 24, 400, 100
+DOUBLE_BITS = 52
+"""Of a result's fraction, as it is a float64."""
 LIMIT = 1000
 """Of exponents, so that sums stay within float64."""
 
@@ -76,7 +78,7 @@ def _of_integers(dot: Dot, fmt: Integer, terms: int, rng: torch.Generator) -> Fo
     if place is None:
         return Found(None, "no integer accumulator of up to 32 bits", 0, 0)
     bits, overflow = place
-    seen, confirming = (Cases.of(dot, list(integer_cases(fmt, bits, terms, count, rng))) for count in (SEEN, CHECKED))
+    seen, confirming = (Cases.of(dot, list(integer_cases(fmt, bits, terms, count, rng))) for count in (INTEGERS_SEEN, CHECKED))
     fewest, best = seen.best(integer_candidates(fmt, bits, overflow, terms))
     if best is None:
         raise ValueError("no candidates")
@@ -121,7 +123,7 @@ class _Given:
         """The exponents of M and u: the furthest apart that are represented, M swallowing u."""
         leaves = (C, *range(self.terms))
         smalls = (2 * self.lowest, 2 * self.low, self.lowest, self.low, self.low // 2)
-        larges = (2 * self.high, self.high, self.high // 2)
+        larges = (2 * self.high, 2 * self.high - 1, self.high, self.high // 2)
         for large, small in product((e for e in larges if e <= LIMIT), (e for e in smalls if e >= -LIMIT)):
             everywhere = self.value(dict.fromkeys(leaves, (1.0, small))) == len(leaves) * 2.0**small
             alone = all(self.value({k: (1.0, large)}) == 2.0**large for k in (C, 0))
@@ -138,13 +140,14 @@ class _Given:
     def kept(self, places: Sequence[int], cancel: bool) -> int:
         """The most t up to which 2^e + 2^(e-t), or with `cancel` 2^e + 2^(e-t) - 2^e, is exact in these places."""
         e = self.large
-        for t in range(1, e - self.small + 1):
+        most = e - self.small if cancel else min(e - self.small, DOUBLE_BITS)
+        for t in range(1, most + 1):
             products = {places[0]: (1.0, e), places[1]: (1.0, e - t)}
             if cancel:
                 products[places[2]] = (-1.0, e)
             if self.value(products) != (0.0 if cancel else 2.0**e) + 2.0 ** (e - t):
                 return t - 1
-        return e - self.small
+        return most
 
     def exponent_bits(self) -> int:
         """Of the result, by the largest power of two that C passes as."""

@@ -41,9 +41,9 @@ def largest(bits: int) -> float:
 
 
 def integer_cases(fmt: Integer, bits: int, terms: int, count: int, rng: torch.Generator) -> Iterator[Case]:
-    """Random operands, with C so close to either end that some sums leave the range."""
+    """Random operands, with C so close to either end that many sums leave the range."""
     reach = int(max(fmt.max, -fmt.min)) ** 2
     for n in range(count):
         a, b = (torch.randint(int(fmt.min), int(fmt.max) + 1, (terms,), generator=rng).double() for _ in range(2))
-        inside = torch.randint(0, min(2 * reach, int(largest(bits))), (), generator=rng).item()
+        inside = torch.randint(0, min(reach, int(largest(bits))), (), generator=rng).item()
         yield a, b, (largest(bits) - inside) * (1 if n % 2 else -1)

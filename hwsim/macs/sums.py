@@ -46,9 +46,7 @@ class Shape(NamedTuple):
 @njit(forceinline=True)
 def added(total: float, x: float, y: float, at: Any, at_product: Any, shape: Any, word: Any, product_word: Any) -> float:
     """round(total + round(x y)); `shape` is a constant of the kernel."""
-    mode, product_mode, plain, product_plain, exact, direction, _ = shape
-    if direction != NEAREST:
-        return added_directed(total, x, y, at, at_product, shape, word, product_word)
+    mode, product_mode, plain, product_plain, exact, _, _ = shape
     if product_mode == EXACT and exact:
         t = fused_multiply_add(x, y, total)
     else:
@@ -105,7 +103,10 @@ def sequential(shape: Shape) -> Kernel:
                             word = 0
                             if product_mode != EXACT and product_rule >= STOCHASTIC_A:
                                 word = word_at(s, 1, first + i * width + jb + j, k)
-                            row[j] = added(row[j], x, line[j], at, at_product, how, 0, word)
+                            if direction == NEAREST:  # decided before it is compiled
+                                row[j] = added(row[j], x, line[j], at, at_product, how, 0, word)
+                            else:
+                                row[j] = added_directed(row[j], x, line[j], at, at_product, how, 0, word)
         set_direction(NEAREST)
 
     return kernel
@@ -139,7 +140,10 @@ def stochastic(shape: Shape) -> Kernel:
                             word = 0
                             if product_mode != EXACT and product_rule >= STOCHASTIC_A:
                                 word = word_at(s, 1, first + i * width + jb + j, k)
-                            row[j] = added(row[j], x, line[j], at, at_product, how, np.int64(random[j]), word)
+                            if direction == NEAREST:
+                                row[j] = added(row[j], x, line[j], at, at_product, how, np.int64(random[j]), word)
+                            else:
+                                row[j] = added_directed(row[j], x, line[j], at, at_product, how, np.int64(random[j]), word)
         set_direction(NEAREST)
 
     return kernel

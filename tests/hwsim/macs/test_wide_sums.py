@@ -14,6 +14,7 @@ from hwsim.macs import bases, mac, matmul
 
 Whole = npt.NDArray[np.int64]
 ROUNDINGS = ("nearest_even", "nearest_away", "nearest_zero", "toward_zero", "toward_positive", "toward_negative", "to_odd")
+COMMON = ("nearest_even", "nearest_zero", "to_odd")
 BITS = 12
 """Of the accumulator's significand; operands have 8, and products reach from 2^0 to 2^58."""
 
@@ -73,8 +74,10 @@ def whole_numbers(shape: tuple[int, int], rng: np.random.Generator, bits: int, r
     return m << rng.integers(0, reach + 1, shape)
 
 
-@pytest.mark.parametrize("size", [60, pytest.param(600, marks=pytest.mark.large)])
-@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize(
+    ("rounding", "size"),
+    [*((mode, 60) for mode in COMMON), *(pytest.param(mode, 600, marks=pytest.mark.large) for mode in ROUNDINGS)],
+)
 @pytest.mark.parametrize("order", ORDERS)
 def test_equals_rounded_whole_numbers(order: str, rounding: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bases, "WORTH_COMPILING", 0)
