@@ -16,8 +16,8 @@ from hwsim.errors import ConfigError, not_allowed
 from hwsim.fields import format_record
 from hwsim.formats import Rounding, named_format
 from hwsim.macs import mac
-from hwsim.macs.probe import Dot
 from hwsim.macs.probe import probe as find
+from hwsim.macs.probe_cases import Dot
 from hwsim.macs.trace import as_text, trace
 from hwsim.macs.vectors import Vectors, converter_vectors, operand_values, unit_vectors
 

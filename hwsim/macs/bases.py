@@ -15,7 +15,7 @@ from .directions import NEAREST, direction_of, sided
 from .exact import exact_groups, wide
 from .fused import CUTS, aligned, scaled_groups
 from .grouping import groups, innermost_runs
-from .lanes import AT_RUN_TIME, DOWN, Edges, compiled_mode, edges, lanes_hold, mode_of, plain
+from .lanes import AT_RUN_TIME, DOWN, EVEN, Edges, compiled_mode, edges, lanes_hold, mode_of, plain
 from .late import joined_late
 from .operands import Array, Port
 from .orders import Alignment
@@ -43,20 +43,23 @@ def base_of(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream) -> Base:
     """The fastest kernel that is exact for this unit on these operands."""
     if mac.fused and mac.fused.fraction_bits != "exact":
         return _Fused(a, b, mac, mac.fused, s)
+    places = lanes_hold(mac.accumulator) and (mac.product == "exact" or lanes_hold(mac.product))
+    narrow = places and a.fits_lanes(mac) and b.fits_lanes(mac)
     a, b = Port(scaled(a, mac, 1), None, a.format), Port(scaled(b, mac, 0), None, b.format)
     integer = integers.Integers.of(a, b, c, mac)
     if integer is not None:
         return integer
-    narrow = a.fits_lanes and b.fits_lanes and lanes_hold(mac.accumulator) and (mac.product == "exact" or lanes_hold(mac.product))
     if mac.fused or (not narrow and not mac.tree):
         return _Double(a, b, mac) if not mac.fused and _is_double(mac) else _Exact(a, b, mac, s)
     return _Sum(a, b, c, mac, s)
 
 
 def needs_reference(a: Port, b: Port, mac: Mac) -> bool:
-    """Whether no kernel is exact: trees of float64 sums."""
-    product = mac.product == "exact" or lanes_hold(mac.product)
-    return mac.tree and not (a.fits_lanes and b.fits_lanes and lanes_hold(mac.accumulator) and product)
+    """Whether no kernel is exact: trees of float64 sums, and aligned products that float64 does not hold."""
+    narrow = a.fits_lanes(mac) and b.fits_lanes(mac)
+    if mac.fused is not None:
+        return mac.fused.fraction_bits != "exact" and not narrow
+    return mac.tree and not (narrow and lanes_hold(mac.accumulator) and (mac.product == "exact" or lanes_hold(mac.product)))
 
 
 def expanded(port: Port, mac: Mac, axis: int) -> Array | None:
@@ -116,7 +119,9 @@ class _Sum:
 def _shape(a: Port, b: Port, c: Array | None, mac: Mac) -> Shape:
     """What to compile: a kernel for this rounding where the sum is long enough to be worth it, else one that looks it up."""
     accumulator, product, flush = mac.accumulator, mac.product, mac.flush_results
-    direction = direction_of(accumulator, flush)
+    single = _single(a, b, mac)
+    even = mode_of(accumulator.rounding) == EVEN
+    direction = NEAREST if even and single else direction_of(accumulator, flush)
     known = compiled_mode(accumulator.rounding) != AT_RUN_TIME
     worth = known or a.values.size * b.values.shape[1] >= WORTH_COMPILING
     if direction != NEAREST and worth and (product == "exact" or direction_of(product, flush) == direction):
@@ -124,10 +129,12 @@ def _shape(a: Port, b: Port, c: Array | None, mac: Mac) -> Shape:
         mode, product_mode = mode_of(accumulator.rounding), EXACT if product == "exact" else mode_of(product.rounding)
         if mode != DOWN or finite:
             product_plain = product != "exact" and finite and sided(product, flush)
-            return Shape(mode, product_mode, finite and sided(accumulator, flush), product_plain, True, direction)
+            at = edges(accumulator, flush)
+            clamps = at.over == at.max_value and at.under == at.min_value
+            return Shape(mode, product_mode, finite and sided(accumulator, flush), product_plain, True, direction, clamps)
     product_mode = EXACT if product == "exact" else compiled_mode(product.rounding)
     product_plain = product != "exact" and plain(product, flush)
-    return Shape(compiled_mode(accumulator.rounding), product_mode, plain(accumulator, flush), product_plain, _single(a, b, mac))
+    return Shape(compiled_mode(accumulator.rounding), product_mode, plain(accumulator, flush), product_plain, single)
 
 
 def _single(a: Port, b: Port, mac: Mac) -> bool:

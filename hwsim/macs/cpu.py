@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hwsim.formats.backends.threads import in_threads
+
 from .bases import Base, base_of
 from .exact import exact_outer_sum, wide
 from .grouping import innermost_runs
@@ -15,7 +17,6 @@ from .lanes import compiled_mode, edges, lanes_hold
 from .operands import Array, Port, rounded
 from .record import Level, Mac, Rounded
 from .sums import outer_sum
-from .threads import spread
 from .words import Stream
 
 BLOCK_RESULTS = 1 << 14
@@ -56,7 +57,13 @@ def matmul(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream, first: int) -
     rows, width = a.values.shape[0], b.values.shape[1]
     result = np.empty((rows, width))
     base = base_of(a, b, c, mac, s)
-    spread(lambda block: _sum_block(block, base, a, b, c, mac, s, result), blocks(rows, width, first))
+    jobs = list(blocks(rows, width, first))
+
+    def run(low: int, high: int) -> None:
+        for block in jobs[low:high]:
+            _sum_block(block, base, a, b, c, mac, s, result)
+
+    in_threads(run, len(jobs), a.values.size * width)
     return result
 
 

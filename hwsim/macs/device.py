@@ -10,7 +10,7 @@ from torch import Tensor
 from hwsim.formats import Format, Projection, Rounding
 from hwsim.formats.operators import quantize_tensor
 
-from .gpu import Operand, check_unit, matmul
+from .gpu import Operand, check_unit, matmul, sums_digits
 from .operands import SMALLEST_NORMAL_EXPONENT, chosen_format, foreign_scale
 from .record import Mac, Rounded
 from .words import Stream
@@ -27,6 +27,7 @@ def on_device(
     x, fmt_a = _checked(mac, "input", a)
     y, fmt_b = _checked(mac, "weight", b)
     check_unit(mac, (fmt_a, fmt_b), (x, y))
+    in_digits = sums_digits(mac, (fmt_a, fmt_b), (x, y))
     low_a, low_b = (fmt.grid.min_exponent if fmt else SMALLEST_NORMAL_EXPONENT for fmt in (fmt_a, fmt_b))
     x, y = _flushed(x, low_a, mac), _flushed(y, low_b, mac)
     sa, sb = _scales(mac, "input", scale_a), _scales(mac, "weight", scale_b)
@@ -42,8 +43,8 @@ def on_device(
         va, vb, ka, kb = (part(n) for part in parts)
         if va is None or vb is None:
             raise ValueError("a batch without operands")
-        left, right = Operand(va, ka, low_a), Operand(vb, kb, low_b)
-        done.append(matmul(left, right, None if start is None else start[n].contiguous(), mac, s, n * size))
+        left, right = Operand(va, ka, fmt_a), Operand(vb, kb, fmt_b)
+        done.append(matmul(left, right, None if start is None else start[n].contiguous(), mac, s, n * size, in_digits))
     return torch.stack(done).reshape(shape)
 
 

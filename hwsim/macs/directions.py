@@ -1,7 +1,8 @@
 """Directed rounding of float64 lanes by the processor itself: in its own rounding direction a sum is cut as it is formed.
 
 Cutting twice in one direction is cutting once, so that a float64 sum in the direction of the accumulator's rounding needs no
-exact error. The direction belongs to the thread, and every kernel sets it back to nearest before it returns.
+exact error. What remains of a sum that was cut toward zero says how to round it to odd or to nearest. The direction belongs to
+the thread, and every kernel sets it back to nearest before it returns.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from numba.extending import intrinsic
 from .lanes import (
     AWAY,
     DOWN,
+    EVEN,
     EXPONENT_MASK,
     FRACTION_BITS,
+    INVERSE,
+    ODD,
     SIGN_MASK,
     STOCHASTIC_A,
     TRUNCATE,
     UP,
+    ZERO,
     Edges,
     bits_float,
     bounded,
@@ -32,7 +37,10 @@ from .lanes import (
 from .record import Rounded
 
 TOWARD_ZERO, NEAREST, UPWARD, DOWNWARD = range(4)
-DIRECTIONS = {TRUNCATE: TOWARD_ZERO, AWAY: TOWARD_ZERO, STOCHASTIC_A: TOWARD_ZERO, UP: UPWARD, DOWN: DOWNWARD}
+DIRECTIONS = {
+    EVEN: TOWARD_ZERO, AWAY: TOWARD_ZERO, ZERO: UPWARD, TRUNCATE: TOWARD_ZERO, UP: UPWARD, DOWN: DOWNWARD, ODD: TOWARD_ZERO,
+    STOCHASTIC_A: TOWARD_ZERO,
+}  # fmt: skip
 KNOWN = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
 INTEGER = 0x433 << FRACTION_BITS
 """The bits of 2^52: with an integer in their fraction, those of 2^52 plus the integer."""
@@ -56,6 +64,9 @@ if TYPE_CHECKING:
 
     def set_direction(direction: int) -> None:
         """Make this thread round float64 arithmetic in a direction."""
+
+    def nearest_integer(x: float) -> float:
+        """x rounded to the nearest integer, ties to even, whatever the direction."""
 else:
 
     @intrinsic
@@ -68,6 +79,14 @@ else:
             return context.get_dummy_value()
 
         return types.none(types.int64), build
+
+    @intrinsic
+    def nearest_integer(typing: Any, x: Any) -> Any:  # noqa: D103
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            kind = ir.FunctionType(ir.DoubleType(), [ir.DoubleType()])
+            return builder.call(builder.module.declare_intrinsic("llvm.roundeven", [ir.DoubleType()], kind), args)
+
+        return types.float64(types.float64), build
 
 
 @njit(forceinline=True)
@@ -98,3 +117,46 @@ def round_directed(s: float, at: Edges, mode: int, plain: bool, word: int) -> fl
     over = -at.under if (mode == UP or mode == DOWN) and bits < 0 else at.over  # noqa: SIM109
     r = over if r > at.max_value else r
     return bits_float(float_bits(r) | sign)
+
+
+@njit(forceinline=True)
+def add_directed(total: float, p: float, at: Edges, mode: int, plain: bool, clamps: bool) -> float:
+    """total + p rounded to the grid of `at` by a mode that asks what is left of the sum: EVEN or ODD (the processor rounds toward
+    zero) or ZERO (upward). With `plain` see `round_directed`; with `clamps` what is too large becomes the largest value.
+
+    Toward zero, a sum cut to r is exact where r - p gives the total back: what is left has the sign of the sum, so that r - p is
+    smaller than the total where the total has that sign too, and else a float64, without rounding.
+    """
+    s = total + p
+    sign = float_bits(s) & SIGN_MASK
+    if mode == ZERO:
+        opposite = -total - p
+        m = s if s > opposite else opposite
+        # Twice as fine and rounded up, so that the last bit is set for a rest of up to one half.
+        c = bits_float(float_bits(_binade(m, at)) + at.shift - (1 << FRACTION_BITS))
+        r = bits_float(float_bits(m + c) & -2) - c
+        if plain:
+            r = at.over if r > at.max_value else r
+            return bits_float(float_bits(r) | sign)
+    elif mode == ODD:
+        c = bits_float((float_bits(_binade(s, at)) + at.shift) | sign)
+        w = s + c
+        r = bits_float(float_bits(w) | (1 if (w - c) - p != total else 0)) - c
+    else:
+        odd = bits_float(float_bits(s) | (1 if s - p != total else 0))
+        ulp = float_bits(_binade(s, at)) + (at.shift - (FRACTION_BITS << FRACTION_BITS))
+        r = nearest_integer(odd * bits_float(INVERSE - ulp)) * bits_float(ulp)
+    if not plain:
+        return bounded(bits_float((float_bits(r) & ~SIGN_MASK) | sign), s, at)
+    if clamps:
+        r = r if r < at.max_value else at.max_value
+        return r if r > at.min_value else at.min_value
+    r = at.over if r > at.max_value else r
+    return at.under if r < at.min_value else r
+
+
+@njit(forceinline=True)
+def _binade(s: float, at: Edges) -> float:
+    """The power of two of |s|, at least that of the smallest normal value."""
+    binade = bits_float(float_bits(s) & EXPONENT_MASK)
+    return binade if binade > at.low else at.low

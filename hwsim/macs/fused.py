@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .lanes import AT_RUN_TIME, EXPONENT_MASK, STOCHASTIC_A, bits_float, float_bits, round_lane
+from .lanes import AT_RUN_TIME, EXPONENT_MASK, INVERSE, STOCHASTIC_A, bits_float, float_bits, round_lane
 from .sums import COLUMNS, Kernel
 from .words import word_at
 
 CUTS = {"truncate": 0, "floor": 1, "nearest": 2, "sticky": 3}
-INVERSE = 2046 << 52
 TRUNCATE, FLOOR, NEAREST, STICKY = range(4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,23 @@ import torch
 from torch import Tensor
 
 from hwsim.errors import FormatError
-from hwsim.formats import Format
+from hwsim.formats import Float, Format
 from hwsim.formats.backends.gpu import OPTIONS, missing
+from hwsim.formats.base import round_log2
 
+from .exact import DIGIT, wide
 from .fused import CUTS
 from .grouping import groups, innermost_runs
-from .lanes import EXPONENT_MASK, Edges, edges, lanes_hold
-from .operands import LANE_DIGITS
+from .lanes import EXPONENT_MASK, FRACTION_BITS, Edges, edges, lanes_hold
+from .operands import LANE_DIGITS, SMALLEST_NORMAL_EXPONENT, scale_digits
+from .orders import Alignment
 from .record import Level, Mac, Rounded
 from .words import Stream
 
-BLOCK = 16
+BLOCK, DIGITS_BLOCK = 16, 4
 STEP = 8
+ALONE = Alignment(terms=1, fraction_bits="exact")
+"""Products that are added one by one."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,17 @@ class Operand:
     Args:
         values: contiguous float64, A (rows, K) or B (K, columns).
         scales: contiguous float64, one for each block along K, or None.
-        min_exponent: that of the operand's format.
+        format: the operand's, or None.
     """
 
     values: Tensor
     scales: Tensor | None
-    min_exponent: int
+    format: Format | None
+
+    @property
+    def min_exponent(self) -> int:
+        """That of the format's subnormals."""
+        return self.format.grid.min_exponent if self.format else SMALLEST_NORMAL_EXPONENT
 
 
 def check_unit(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tensor]) -> None:
@@ -56,27 +67,41 @@ def check_unit(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tens
 
 
 def _refusals(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tensor]) -> Iterator[tuple[str, Any, str]]:
+    """What the kernels of float64 blocks cannot hold, where those of digits do not sum in the unit's order."""
+    if sums_digits(mac, formats, values):
+        return
     places = {"accumulator": mac.accumulator, "product": mac.product, "promote": mac.promote}
     for field, place in places.items():
         if isinstance(place, Rounded) and not lanes_hold(place):
             yield f"{field}.format", place.format, "what float64 holds with two guard bits (up to 50 mantissa bits)"
-    for side, fmt, x in zip(("input", "weight"), formats, values, strict=True):
-        narrow = fmt.grid.fits(LANE_DIGITS, -450, 450) if fmt else bool(((x.float() == x) | x.isnan()).all())
+    for side, narrow, fmt in zip(("input", "weight"), _narrow(mac, formats, values), formats, strict=True):
         if not narrow:
             yield f"operands.{side}", fmt or "values", f"formats of up to {LANE_DIGITS} significant bits"
-    how = mac.fused
-    if how is None:
-        return
-    if how.fraction_bits == "exact":
-        yield "order.fused.fraction_bits", "exact", "a number of bits"
-    for field in ("late", "product_limit"):
-        if getattr(how, field) is not None:
-            yield f"order.fused.{field}", "a rule", "none"
 
 
-def matmul(a: Operand, b: Operand, c: Tensor | None, mac: Mac, stream: Stream, first: int) -> Tensor:
-    """(rows, K) @ (K, columns) [+ c], in float64, K > 0; result (0, 0) having the logical index `first`."""
-    from . import gpu_kernels as kernels
+def sums_digits(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tensor]) -> bool:
+    """Whether the sums are exact ones in digits: in sequence or in exact groups, where float64 blocks do not do."""
+    if mac.fused is not None:
+        return mac.fused.fraction_bits == "exact"
+    places = [mac.accumulator, *([] if mac.product == "exact" else [mac.product]), *([mac.promote] if mac.promote else [])]
+    return not mac.tree and not (all(map(lanes_hold, places)) and all(_narrow(mac, formats, values)))
+
+
+def _narrow(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tensor]) -> list[bool]:
+    """Whether products of each operand's values, with their scales, are exact in float64."""
+    digits = LANE_DIGITS - scale_digits(mac)
+    return [
+        fmt.grid.fits(digits, -450, 450) if fmt else digits == LANE_DIGITS and bool(((x.float() == x) | x.isnan()).all())
+        for fmt, x in zip(formats, values, strict=True)
+    ]
+
+
+def matmul(a: Operand, b: Operand, c: Tensor | None, mac: Mac, stream: Stream, first: int, in_digits: bool) -> Tensor:
+    """(rows, K) @ (K, columns) [+ c], in float64, K > 0; result (0, 0) having the logical index `first`.
+
+    in_digits: see `sums_digits`.
+    """
+    from . import gpu_digits, gpu_kernels
 
     device, (rows, terms), columns = a.values.device, a.values.shape, b.values.shape[1]
     out = torch.empty((rows, columns), dtype=torch.float64, device=device)
@@ -90,16 +115,28 @@ def matmul(a: Operand, b: Operand, c: Tensor | None, mac: Mac, stream: Stream, f
     levels, entering = mac.levels(terms), None if c is None else mac.c.enters
     rules, words = _rules(mac, levels, device), torch.tensor(stream[:7], dtype=torch.int64).to(device)
     shape = rows, columns, terms, first, columns, block, sa.shape[1]
+    side = DIGITS_BLOCK if in_digits else BLOCK
     common = {
         "LEVELS": len(levels), "C_FIRST": entering in ("first", "group"), "C_LAST": entering == "last",
-        "SCALED": applied == "promotion", "FIELDS": len(Edges._fields), "M": BLOCK, "N": BLOCK, **OPTIONS,
+        "SCALED": applied == "promotion", "FIELDS": len(Edges._fields), "M": side, "N": side, **OPTIONS,
     }  # fmt: skip
-    grid, start = (-(-rows // BLOCK) * -(-columns // BLOCK),), out if c is None else c
+    programs, start = -(-rows // side) * -(-columns // side), out if c is None else c
+    grid = (programs,)
     with torch.cuda.device_of(out):  # type: ignore[no-untyped-call]
+        if in_digits:
+            order, bounds, steps = (t.to(device) for t in _group_tables(mac, terms))
+            lowest, count = _digits(mac, (a, b))
+            room = torch.zeros(programs * count * side * side, dtype=torch.int64, device=device)
+            gpu_digits.sum_digits[grid](
+                x[:, order].contiguous(), y[order].contiguous(), start, sa, sb, out, rules, _grids(mac, levels, device), steps,
+                bounds, words, room, *shape, len(bounds) - 1, count, lowest, ROUNDS=mac.product != "exact",
+                IEEE_ZERO=mac.fused is None or mac.fused.negative_zero, **common,
+            )  # fmt: skip
+            return out
         if mac.fused is None:
             tables = (t.to(device) for t in _term_tables(mac, terms, entering in ("first", "group")))
             depth = 1 << (terms.bit_length() + 2).bit_length() if mac.tree else 1
-            kernels.sum_terms[grid](
+            gpu_kernels.sum_terms[grid](
                 x, y, start, sa, sb, out, rules, *tables, words, *shape,
                 ROUNDS=mac.product != "exact", TREE=mac.tree, DEPTH=depth, **common,
             )  # fmt: skip
@@ -109,17 +146,38 @@ def matmul(a: Operand, b: Operand, c: Tensor | None, mac: Mac, stream: Stream, f
         low = mac.scales.format.grid.min_exponent if mac.scales else 0
         pa, pb = powers(a.values, a.min_exponent), powers(b.values, b.min_exponent)
         pa, pb = (p if s is None else p * powers(s, low) for p, s in zip((pa, pb), spread, strict=True))
-        numbers = [
-            2.0 ** int(how.fraction_bits),
-            2.0**mac.c_format.grid.min_exponent,
-            0.0 if how.e_zero is None else 2.0**how.e_zero,
-        ]
-        kernels.sum_groups[grid](
+        gpu_kernels.sum_groups[grid](
             x[:, order].contiguous(), y[order].contiguous(), pa[:, order].contiguous(), pb[order].contiguous(),
-            powers(sa, low), powers(sb, low), start, sa, sb, out, rules, steps, bounds, out.new_tensor(numbers), words, *shape,
-            len(bounds) - 1, HOW=CUTS[how.alignment], SIZE=how.exact_terms, **common,
+            powers(sa, low), powers(sb, low), start, sa, sb, out, rules, steps, bounds, out.new_tensor(_numbers(mac, how)), words,
+            *shape, len(bounds) - 1, HOW=CUTS[how.alignment], SIZE=how.exact_terms,
+            LATE=0 if how.late is None else 2 if how.grouping == "even_odd" else 1, **common,
         )  # fmt: skip
     return out
+
+
+def _numbers(mac: Mac, how: Alignment) -> list[float]:
+    """`numbers` of the kernel `sum_groups`."""
+    zero = 0.0 if how.e_zero is None else 2.0**how.e_zero
+    found = [2.0 ** int(how.fraction_bits), 2.0**mac.c_format.grid.min_exponent, zero]
+    if how.late is None:
+        return [*found, *[0.0] * 5]
+    drop = 0.0 if how.late.drop_below is None else 2.0**-how.late.drop_below
+    limit = math.inf if how.product_limit is None else 2.0**how.product_limit
+    return [*found, limit, 2.0**how.late.dot_bits, 2.0**how.late.sum_bits, 2.0**how.late.total_bits, drop]
+
+
+def _digits(mac: Mac, operands: Sequence[Operand]) -> tuple[int, int]:
+    """The exponent that the lowest digit counts in, and how many digits hold every sum of products of this unit."""
+    formats = [mac.accumulator.format, mac.outermost.format, mac.c_format, *(p.format or Float(11, 52) for p in operands)]
+    formats += [] if mac.product == "exact" else [mac.product.format]
+    low = min(fmt.grid.smallest_exponent for fmt in formats)
+    high = max(round_log2(max(fmt.max, -fmt.min)) for fmt in formats)
+    if mac.scales:
+        low += mac.scales.format.grid.smallest_exponent
+        high += round_log2(mac.scales.format.max)
+    # A float64 has its last bit up to 52 places below what its format needs; sums of 2^60 products have 60 bits more.
+    lowest = 2 * (low - FRACTION_BITS)
+    return lowest, (2 * high + 62 - lowest) // DIGIT + 3
 
 
 def _along_k(scales: Tensor, block: int, terms: int, axis: int) -> Tensor:
@@ -156,16 +214,14 @@ def _term_tables(mac: Mac, terms: int, c_first: bool) -> tuple[Tensor, Tensor]:
 
 
 def _group_tables(mac: Mac, terms: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The order of the terms, and `bounds` and `steps` of the kernel `sum_groups`."""
-    levels, how = mac.levels(terms), mac.fused
-    if how is None:
-        raise ValueError("the unit is not fused")
+    """The order of the terms, and `bounds` and `steps` of the kernels `sum_groups` and `sum_digits`."""
+    levels, how = mac.levels(terms), mac.fused or ALONE
     order: list[int] = []
     bounds, steps, begins = [0], [], [0] * len(levels)
     for ks, closing in innermost_runs(range(terms), levels):
         found = list(groups(how, ks))
         for n, group in enumerate(found):
-            order += group
+            order += [*group[::2], *group[1::2]] if how.grouping == "even_odd" else group
             bounds.append(len(order))
             closes = closing if n == len(found) - 1 else 0
             steps.append([closes, *begins, *[0] * (3 - len(levels)), group[0], 0, 0, 0])
@@ -175,14 +231,25 @@ def _group_tables(mac: Mac, terms: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @lru_cache(maxsize=256)
 def _rules(mac: Mac, levels: tuple[Level, ...], device: torch.device) -> Tensor:
-    """The packed Edges: accumulator, product, three outer sums, C that enters last, scales of promotions."""
+    """The packed Edges of each place."""
     flush = mac.flush_results
-    accumulator = edges(mac.accumulator, flush)
+    accumulator, *others = (edges(place, flush) for place in _places(mac, levels))
     if mac.fused is not None and not mac.fused.negative_zero:
         accumulator = accumulator._replace(zero=0.0)
-    product = accumulator if mac.product == "exact" else edges(mac.product, flush)
-    outer, last = [edges(level.into, flush) for level in levels], edges(mac.outermost, flush)
-    scale = edges(Rounded(format=mac.outermost.format))
-    fields = [field for at in (accumulator, product, *outer, *[last] * (4 - len(outer)), scale) for field in at]
+    fields = [field for at in (accumulator, *others) for field in at]
     words = [struct.unpack("<q", struct.pack("<d" if isinstance(field, float) else "<q", field))[0] for field in fields]
     return torch.tensor(words, dtype=torch.int64, device=device)
+
+
+@lru_cache(maxsize=256)
+def _grids(mac: Mac, levels: tuple[Level, ...], device: torch.device) -> Tensor:
+    """The Wide of each place."""
+    found = [wide(place.format.grid, place.rounding) for place in _places(mac, levels)]
+    return torch.tensor(found, dtype=torch.int64, device=device)
+
+
+def _places(mac: Mac, levels: tuple[Level, ...]) -> list[Rounded]:
+    """The accumulator, products, three outer sums, C that enters last, scales of promotions."""
+    product = mac.accumulator if mac.product == "exact" else mac.product
+    outer = [level.into for level in levels]
+    return [mac.accumulator, product, *outer, *[mac.outermost] * (4 - len(outer)), Rounded(format=mac.outermost.format)]

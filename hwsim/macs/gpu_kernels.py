@@ -45,11 +45,25 @@ def promotion_scale(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def finish(
-    s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, s3: tl.tensor, c: tl.tensor, out: tl.tensor, at: tl.tensor, inside: tl.tensor,
-    rules: tl.tensor, output: tl.tensor, stream: tl.tensor, LEVELS: tl.constexpr, C_LAST: tl.constexpr, FIELDS: tl.constexpr,
-) -> None:  # fmt: skip
-    """Store the outermost sum, C added to it where it enters last."""
+def entering(c: tl.tensor, at: tl.tensor, inside: tl.tensor, zero: tl.tensor, C_FIRST: tl.constexpr, LEVELS: tl.constexpr) -> Any:
+    """The four sums before the first term, the outermost of which may start at C, and a scale of one."""
+    s0, s1, s2, s3 = zero, zero, zero, zero
+    if C_FIRST:
+        start = tl.load(c + at, mask=inside, other=0)
+        if LEVELS == 0:
+            s0 = start
+        elif LEVELS == 1:
+            s1 = start
+        elif LEVELS == 2:
+            s2 = start
+        else:
+            s3 = start
+    return s0, s1, s2, s3, zero + 1.0
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def outermost(s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, s3: tl.tensor, LEVELS: tl.constexpr) -> Any:
+    """The outermost of the sums."""
     total = s0
     if LEVELS == 1:
         total = s1
@@ -57,6 +71,16 @@ def finish(
         total = s2
     elif LEVELS == 3:
         total = s3
+    return total
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def finish(
+    s0: tl.tensor, s1: tl.tensor, s2: tl.tensor, s3: tl.tensor, c: tl.tensor, out: tl.tensor, at: tl.tensor, inside: tl.tensor,
+    rules: tl.tensor, output: tl.tensor, stream: tl.tensor, LEVELS: tl.constexpr, C_LAST: tl.constexpr, FIELDS: tl.constexpr,
+) -> None:  # fmt: skip
+    """Store the outermost sum, C added to it where it enters last."""
+    total = outermost(s0, s1, s2, s3, LEVELS)
     if C_LAST:
         total = join(total, tl.load(c + at, mask=inside, other=0), rules + 5 * FIELDS, output, LEVELS + 2, 0, stream)
     tl.store(out + at, total, mask=inside)
@@ -77,22 +101,11 @@ def sum_terms(
     """
     i, j, inside = place(rows, columns, M, N)
     output, at = first + i * width + j, i * columns + j
-    zero = tl.zeros([M, N], tl.float64)
-    s0, s1, s2, s3, scale = zero, zero, zero, zero, zero + 1.0
+    s0, s1, s2, s3, scale = entering(c, at, inside, tl.zeros([M, N], tl.float64), C_FIRST, LEVELS)
     depth = tl.arange(0, DEPTH)[:, None, None]
     stack = tl.zeros([DEPTH, M, N], tl.int64)
-    if C_FIRST:
-        start = tl.load(c + at, mask=inside, other=0)
-        if LEVELS == 0:
-            s0 = start
-        elif LEVELS == 1:
-            s1 = start
-        elif LEVELS == 2:
-            s2 = start
-        else:
-            s3 = start
-        if TREE:
-            stack = tl.where(depth == 0, s0.to(tl.int64, bitcast=True)[None, :, :], stack)
+    if C_FIRST and TREE:
+        stack = tl.where(depth == 0, s0.to(tl.int64, bitcast=True)[None, :, :], stack)
     for k in range(0, terms):
         step = steps + STEP * k
         x, y = product_of(a, b, i, j, k, rows, columns, terms)
@@ -145,49 +158,93 @@ def term_of(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def half_group(
+    a: tl.tensor, b: tl.tensor, pa: tl.tensor, pb: tl.tensor, i: tl.tensor, j: tl.tensor, k0: tl.tensor, k1: tl.tensor,
+    zero: tl.tensor, unit: tl.tensor, limit: tl.tensor, rows: tl.tensor, columns: tl.tensor, terms: tl.tensor, HOW: tl.constexpr,
+) -> Any:  # fmt: skip
+    """The sum of products aligned to the largest, those from `limit` on infinite, and the largest power of two, 0 for none."""
+    top, total = zero, zero
+    for k in range(k0, k1):
+        x, y = product_of(pa, pb, i, j, k, rows, columns, terms)
+        top = tl.maximum(top, x * y)
+    shrink = inverse(tl.where(top > 0, top, 1.0)) * unit
+    for k in range(k0, k1):
+        x, y = product_of(a, b, i, j, k, rows, columns, terms)
+        p = x * y
+        infinite = tl.where(p < 0, float("-inf"), float("inf"))
+        total += cut(tl.where(tl.abs(p) >= limit, infinite, p) * shrink, HOW)
+    return total * inverse(shrink), top
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def join_late(
+    a: tl.tensor, b: tl.tensor, pa: tl.tensor, pb: tl.tensor, s0: tl.tensor, i: tl.tensor, j: tl.tensor, k0: tl.tensor,
+    k1: tl.tensor, numbers: tl.tensor, rows: tl.tensor, columns: tl.tensor, terms: tl.tensor, HOW: tl.constexpr,
+    HALVES: tl.constexpr,
+) -> Any:  # fmt: skip
+    """The products of a group, or of its two halves joined with floor, then the running sum (see LateSum).
+
+    numbers, from the fourth on: the product that is infinite; 2^dot_bits, 2^sum_bits, 2^total_bits; 2^-drop_below or 0.
+    """
+    unit, low, limit = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 3)
+    dot_unit, sum_unit = tl.load(numbers + 4), tl.load(numbers + 5)
+    zero, middle = tl.zeros_like(s0), k0 + (k1 - k0 + HALVES - 1) // HALVES
+    dot, largest = half_group(a, b, pa, pb, i, j, k0, middle, zero, unit, limit, rows, columns, terms, HOW)
+    if HALVES == 2:
+        other, top = half_group(a, b, pa, pb, i, j, middle, k1, zero, unit, limit, rows, columns, terms, HOW)
+        largest = tl.maximum(largest, top)
+        joint = inverse(tl.where(largest > 0, largest, 1.0)) * unit
+        dot = (tl.floor(dot * joint) + tl.floor(other * joint)) * inverse(joint)
+    e = power(s0, low, low)
+    largest = tl.maximum(largest, e)
+    largest = tl.where(largest > 0, largest, 1.0)
+    kept = tl.where((tl.abs(s0) < float("inf")) & (e < largest * tl.load(numbers + 7)), 0.0, s0)
+    shrink = inverse(largest)
+    both = tl.floor(dot * (dot_unit * shrink)) * (largest * inverse(dot_unit))
+    both += tl.floor(kept * (sum_unit * shrink)) * (largest * inverse(sum_unit))
+    e = power(both, low, low)
+    fine = inverse(tl.where(e > 0, e, 1.0)) * tl.load(numbers + 6)
+    return tl.floor(both * fine) * inverse(fine)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def sum_groups(
     a: tl.tensor, b: tl.tensor, pa: tl.tensor, pb: tl.tensor, qa: tl.tensor, qb: tl.tensor, c: tl.tensor, scale_a: tl.tensor,
     scale_b: tl.tensor, out: tl.tensor, rules: tl.tensor, steps: tl.tensor, bounds: tl.tensor, numbers: tl.tensor,
     stream: tl.tensor, rows: tl.int64, columns: tl.int64, terms: tl.int64, first: tl.int64, width: tl.int64, every: tl.int64,
-    blocks: tl.int64, groups: tl.int64, HOW: tl.constexpr, SIZE: tl.constexpr, LEVELS: tl.constexpr,
+    blocks: tl.int64, groups: tl.int64, HOW: tl.constexpr, SIZE: tl.constexpr, LATE: tl.constexpr, LEVELS: tl.constexpr,
     C_FIRST: tl.constexpr, C_LAST: tl.constexpr, SCALED: tl.constexpr, FIELDS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
 ) -> None:  # fmt: skip
     """Fused groups: the running sum and a group's products aligned to the largest, cut, summed exactly and rounded once.
 
     a, b are in the order of the groups; pa, pb: their powers of two, qa, qb: those of the scales. steps: as in `sum_terms`, for
-    each group, then its first term. numbers: 2^fraction_bits, the least power of two of a running sum, and that of a zero term.
+    each group, then its first term. numbers: 2^fraction_bits, the least power of two of a running sum, and that of a zero term;
+    then those of `join_late`. LATE: in how many halves a group is summed before the running sum joins; 0 where it is a term.
     """
     i, j, inside = place(rows, columns, M, N)
     output, at = first + i * width + j, i * columns + j
     unit, low, of_zero = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
-    zero = tl.zeros([M, N], tl.float64)
-    s0, s1, s2, s3, scale = zero, zero, zero, zero, zero + 1.0
-    if C_FIRST:
-        start = tl.load(c + at, mask=inside, other=0)
-        if LEVELS == 0:
-            s0 = start
-        elif LEVELS == 1:
-            s1 = start
-        elif LEVELS == 2:
-            s2 = start
-        else:
-            s3 = start
+    s0, s1, s2, s3, scale = entering(c, at, inside, tl.zeros([M, N], tl.float64), C_FIRST, LEVELS)
     for g in range(0, groups):
         step, k0, k1 = steps + STEP * g, tl.load(bounds + g), tl.load(bounds + g + 1)
-        top = power(s0, low, of_zero)
-        for k in range(k0, k1, SIZE):
-            x, e = term_of(
-                a, b, pa, pb, scale_a, scale_b, qa, qb, i, j, k, k1, of_zero, rows, columns, terms, every, blocks, SIZE
-            )  # fmt: skip
-            top = tl.maximum(top, e)
-        shrink = inverse(tl.where(top > 0, top, 1.0)) * unit
-        total = cut(s0 * shrink, HOW)
-        for k in range(k0, k1, SIZE):
-            x, e = term_of(
-                a, b, pa, pb, scale_a, scale_b, qa, qb, i, j, k, k1, of_zero, rows, columns, terms, every, blocks, SIZE
-            )  # fmt: skip
-            total += cut(x * shrink, HOW)
-        s0 = settle(total * inverse(shrink) + 0.0, rules, output, 0, tl.load(step + 4), stream)
+        if LATE:
+            total = join_late(a, b, pa, pb, s0, i, j, k0, k1, numbers, rows, columns, terms, HOW, LATE)
+        else:
+            top = power(s0, low, of_zero)
+            for k in range(k0, k1, SIZE):
+                x, e = term_of(
+                    a, b, pa, pb, scale_a, scale_b, qa, qb, i, j, k, k1, of_zero, rows, columns, terms, every, blocks, SIZE
+                )  # fmt: skip
+                top = tl.maximum(top, e)
+            shrink = inverse(tl.where(top > 0, top, 1.0)) * unit
+            total = cut(s0 * shrink, HOW)
+            for k in range(k0, k1, SIZE):
+                x, e = term_of(
+                    a, b, pa, pb, scale_a, scale_b, qa, qb, i, j, k, k1, of_zero, rows, columns, terms, every, blocks, SIZE
+                )  # fmt: skip
+                total += cut(x * shrink, HOW)
+            total *= inverse(shrink)
+        s0 = settle(total + 0.0, rules, output, 0, tl.load(step + 4), stream)
         if SCALED:
             n = tl.load(step + 1) // every
             scale = promotion_scale(scale_a, scale_b, i, j, n, blocks, rows, columns, rules + 6 * FIELDS, output, stream)

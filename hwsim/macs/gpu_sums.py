@@ -46,6 +46,13 @@ def add_to_odd(a: tl.tensor, b: tl.tensor, rule: tl.tensor) -> Any:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def word_at(output: tl.tensor, level: tl.tensor, k: tl.tensor, stream: tl.tensor) -> Any:
+    """The random word of one addition (see words.Stream), as an integer of 64 bits."""
+    index = tl.load(stream + OFFSET) + (level * tl.load(stream + OUTPUTS) + output) * tl.load(stream + TERMS) + k
+    return word_of(index, tl.load(stream), tl.load(stream + 1), tl.load(stream + 2), tl.load(stream + 3)).to(tl.int64)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def settle(s: tl.tensor, rule: tl.tensor, output: tl.tensor, level: tl.tensor, k: tl.tensor, stream: tl.tensor) -> Any:
     """An exact or odd-rounded float64 rounded by a rule, with the word of this addition (see words.Stream)."""
     real, mode = rule.to(tl.pointer_type(tl.float64), bitcast=True), tl.load(rule + MODE)
@@ -56,9 +63,7 @@ def settle(s: tl.tensor, rule: tl.tensor, output: tl.tensor, level: tl.tensor, k
     if mode != EVEN:
         random = tl.zeros(s.shape, tl.float64)
         if mode >= A:
-            index = tl.load(stream + OFFSET) + (level * tl.load(stream + OUTPUTS) + output) * tl.load(stream + TERMS) + k
-            word = word_of(index, tl.load(stream), tl.load(stream + 1), tl.load(stream + 2), tl.load(stream + 3))
-            random = (word.to(tl.int64) >> tl.load(rule + RANDOM_SHIFT)).to(tl.float64)
+            random = (word_at(output, level, k, stream) >> tl.load(rule + RANDOM_SHIFT)).to(tl.float64)
         r = neighbour(r, m, magic, bits < 0, random, tl.load(real + RANDOM_SCALE), mode)
     return bounded((r.to(tl.int64, bitcast=True) | (bits & SIGN_MASK)).to(tl.float64, bitcast=True), s, real)
 

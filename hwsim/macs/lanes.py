@@ -36,6 +36,8 @@ COMPILED = (EVEN, TRUNCATE, STOCHASTIC_A)
 FRACTION_BITS = 52
 EXPONENT_MASK = 0x7FF << FRACTION_BITS
 SIGN_MASK = -(1 << 63)
+INVERSE = 2046 << FRACTION_BITS
+"""The bits of a power of two, taken from this, are those of its inverse."""
 
 
 class Edges(NamedTuple):

@@ -53,12 +53,20 @@ class Port:
             return self.format.grid.mantissa_bits + 1
         return SHORT_DIGITS if not (self.values.view(np.int64) & SHORT_TAIL).any() else DOUBLE_DIGITS
 
-    @property
-    def fits_lanes(self) -> bool:
-        """Whether a product of two such values is exact in float64."""
+    def fits_lanes(self, mac: Mac) -> bool:
+        """Whether a product of two such values, with the scales that the unit applies to products, is exact in float64."""
+        digits = LANE_DIGITS - (scale_digits(mac) if self.scales is not None else 0)
         if self.format is not None:
-            return self.format.grid.fits(LANE_DIGITS, -450, 450)
-        return bool(np.all((self.values.astype(np.float32) == self.values) | np.isnan(self.values)))
+            return self.format.grid.fits(digits, -450, 450)
+        return digits == LANE_DIGITS and bool(np.all((self.values.astype(np.float32) == self.values) | np.isnan(self.values)))
+
+
+def scale_digits(mac: Mac) -> int:
+    """Significant bits that a product's scale adds to it: none where scales are powers of two or act elsewhere."""
+    scales = mac.scales
+    if scales is None or scales.applied != "product" or not scales.format.grid.mantissa_bits:
+        return 0
+    return scales.format.grid.mantissa_bits + 1
 
 
 def port(mac: Mac, name: str, values: torch.Tensor, scales: torch.Tensor | None, fmt: Format | None = None) -> Port:

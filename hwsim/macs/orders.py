@@ -64,9 +64,11 @@ class Alignment(Record):
     @model_validator(mode="after")
     def _possible(self) -> Alignment:
         if self.fraction_bits == "exact":
-            if self.e_zero is not None or self.late is not None or self.grouping == "even_odd" or self.exact_terms > 1:
+            aligned = [self.e_zero, self.late, self.product_limit]
+            if any(given is not None for given in aligned) or self.grouping == "even_odd" or self.exact_terms > 1:
                 raise ValueError(
-                    "fraction_bits: got 'exact'; allowed: a number of bits where e_zero, late, even_odd or exact_terms are given"
+                    "fraction_bits: got 'exact'; allowed: a number of bits where e_zero, late, product_limit, even_odd or "
+                    "exact_terms are given"
                 )
             return self
         if self.terms is None:
@@ -76,6 +78,10 @@ class Alignment(Record):
         limit = EXACT_SUM_BITS - 3 - self.terms.bit_length()
         if self.fraction_bits > limit:
             raise ValueError(f"fraction_bits: got {self.fraction_bits}; allowed: 1 to {limit} for {self.terms} terms, or exact")
+        if self.product_limit is not None and self.late is None:
+            raise ValueError(f"product_limit: got {self.product_limit}; allowed only where `late` says how the running sum joins")
+        if self.late is not None and self.e_zero is not None:
+            raise ValueError(f"e_zero: got {self.e_zero}; allowed only without `late`, where zero products have no exponent")
         if self.grouping == "even_odd" and self.late is None:
             raise ValueError("grouping: got 'even_odd'; allowed only where `late` says how the running sum joins")
         if self.grouping == "alternate_pairs" and (self.late or self.exact_terms > 1):

@@ -2,142 +2,107 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
-from hwsim.errors import ConfigError, FormatError
+from hwsim.errors import FormatError
 from hwsim.fields import format_record
-from hwsim.formats import Float
+from hwsim.formats import Float, Integer
 from hwsim.formats.base import round_log2
 from hwsim.formats.operators import quantize_tensor
 
-from .matmul import matmul
+from .probe_cases import Case, Cases, Dot, Found, check_repeats, guarded
+from .probe_integers import accumulator, integer_candidates, integer_cases
 from .record import Mac
 from .summation import C, Node, Tree, declared_tree, found_tree, label
 from .units import mac as unit
 
-Dot = Callable[[Tensor, Tensor, float], float]
-"""c + a . b of two vectors of values of the operands' format."""
-
 ROUNDINGS = ("nearest_even", "toward_zero", "nearest_away", "toward_negative", "toward_positive", "to_odd", "nearest_zero")
 ALIGNMENTS = ("truncate", "floor", "nearest", "sticky")
 OVERFLOWS = (None, "always_infinity", "saturate")
-SEEN, CHECKED = 24, 100
+LATE: tuple[dict[str, Any], ...] = (
+    {"late": {"dot_bits": 32, "sum_bits": 24, "total_bits": 31}, "negative_zero": True},
+    {"late": {"dot_bits": 32, "sum_bits": 24, "total_bits": 31, "drop_below": 25}, "negative_zero": True, "grouping": "even_odd"},
+)
+"""How running sums are known to join late: on AMD CDNA3."""
+SEEN, INTEGERS_SEEN, CHECKED = 24, 400, 100
+DOUBLE_BITS = 52
+"""Of a result's fraction, as it is a float64."""
 LIMIT = 1000
 """Of exponents, so that sums stay within float64."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What was found.
-
-    Attributes:
-        declared: the unit as in YAML, or None where no order of the language adds in this tree.
-        tree: which terms are added together; `c` is C.
-        checked, differing: random dot products compared with the declared unit, and how many differ.
-    """
-
-    declared: Mapping[str, Any] | None
-    tree: str
-    checked: int
-    differing: int
-
-    def as_yaml(self) -> str:
-        """A unit's file; where there is none, or not all of it is explained, a comment says so."""
-        if self.declared is None:
-            return f"# No order of the MAC language adds in this tree:\n# {self.tree}\nmac: {{order: native}}\n"
-        share = f"{self.checked - self.differing} of {self.checked} random dot products agree"
-        plain = json.loads(json.dumps(self.declared))
-        return f"# {share}\n{yaml.safe_dump({'mac': plain}, sort_keys=False)}"
-
-
-def probe(dot: Dot, operands: Float | str = "fp16", terms: int = 64, seed: int = 0) -> Found:
+def probe(dot: Dot, operands: Float | Integer | str = "fp16", terms: int = 64, seed: int = 0) -> Found:
     """The unit that a function computes, and how many random dot products confirm it.
 
-    Found are the order of the sums (any of the language's but for late sums), the length of groups and chunks, fraction bits,
-    alignment, the accumulator's format, rounding and overflow, the rounding of products, where C enters. Not looked for, because
-    normally distributed operands do not show them: exponents of zeros, what becomes of subnormals.
+    Found are the order of the sums (any of the language's; late sums by AMD CDNA3's rules), the length of groups and chunks,
+    fraction bits, alignment, the accumulator's format, rounding and overflow, the rounding of products, where C enters; of
+    integers the width, whether sums wrap or saturate, and the order of sums that saturate. Not looked for: exponents
+    of zeros and what becomes of subnormals, which normally distributed operands do not show; scales of blocks, which `dot` is not
+    given.
 
     Args:
         dot: called with two float64 vectors of `terms` values of the operands' format, and C.
-        operands: the format of A and B, a float.
+        operands: the format of A and B, a float or an integer.
         terms: K: at least two of the chunks or groups to be found.
 
     Raises:
-        FormatError: two equal calls differ, or the format's range is too narrow to tell terms apart.
+        FormatError: two equal calls differ, as with stochastic rounding; the format's range is too narrow to tell terms apart.
+        ConfigError: the function fails.
     """
-    given = _Given(dot, _float(operands), terms)
-    given.check()
+    call, fmt, rng = guarded(dot), format_record(operands), torch.Generator().manual_seed(seed)
+    if isinstance(fmt, Integer):
+        return _of_integers(call, fmt, terms, rng)
+    if not isinstance(fmt, Float):
+        raise FormatError(f"operands: got {fmt}; allowed: a float or integer format")
+    check_repeats(call, next(_random(fmt, terms, torch.Generator().manual_seed(1), 1)))
+    given = _Given(call, fmt, terms)
     tree = found_tree([C, *range(terms)], given.below)
     order = next((order for order in _orders(terms, tree) if declared_tree(_sample(order), terms) == tree), None)
     if order is None:
         return Found(None, label(tree), 0, 0)
-    rng = torch.Generator().manual_seed(seed)
-    seen = _Cases.of(given, [*given.battery(tree), *given.random(rng, SEEN)])
-    fewest, best = min(_ranked(seen, given.candidates(order, tree)), key=lambda pair: pair[0], default=(0, None))
+    seen = Cases.of(call, [*given.battery(tree), *_random(fmt, terms, rng, SEEN)])
+    fewest, best = seen.best(given.candidates(order, tree))
     if best is None:
         return Found(None, label(tree), 0, 0)
-    confirming = _Cases.of(given, list(given.random(rng, CHECKED)))
+    confirming = Cases.of(call, list(_random(fmt, terms, rng, CHECKED)))
     return Found(best, label(tree), CHECKED, max(fewest, confirming.differing(unit(best))))
 
 
-@dataclass(frozen=True)
-class _Cases:
-    """Operands (rows, K), C, and what the function gave."""
-
-    a: Tensor
-    b: Tensor
-    c: Tensor
-    results: Tensor
-
-    @classmethod
-    def of(cls, given: _Given, cases: Sequence[tuple[Tensor, Tensor, float]]) -> _Cases:
-        results = torch.tensor([given.dot(*case) for case in cases], dtype=torch.float64)
-        c = torch.tensor([case[2] for case in cases], dtype=torch.float64)
-        return cls(torch.stack([case[0] for case in cases]), torch.stack([case[1] for case in cases]), c, results)
-
-    def differing(self, candidate: Mac) -> int:
-        """How many results a unit does not give: the diagonal of one product of matrices."""
-        found = matmul(self.a, self.b.mT, candidate, torch.diag(self.c)).diagonal().double()
-        return int((~((found == self.results) | (found.isnan() & self.results.isnan()))).sum())
+def _of_integers(dot: Dot, fmt: Integer, terms: int, rng: torch.Generator) -> Found:
+    place = accumulator(dot, terms)
+    if place is None:
+        return Found(None, "no integer accumulator of up to 32 bits", 0, 0)
+    bits, overflow = place
+    seen, confirming = (Cases.of(dot, list(integer_cases(fmt, bits, terms, count, rng))) for count in (INTEGERS_SEEN, CHECKED))
+    fewest, best = seen.best(integer_candidates(fmt, bits, overflow, terms))
+    if best is None:
+        raise ValueError("no candidates")
+    note = "Sums that wrap are the same in every order, which their results therefore do not show." if overflow == "wrap" else ""
+    found = unit(best)
+    return Found(best, label(declared_tree(found, terms) or 0), CHECKED, max(fewest, confirming.differing(found)), note)
 
 
-def _ranked(cases: _Cases, candidates: Iterator[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Candidates with the number of cases that they do not explain; none follows one that explains all."""
-    for mapping in candidates:
-        try:
-            candidate = unit(mapping)
-        except ConfigError:
-            continue
-        wrong = cases.differing(candidate)
-        yield wrong, mapping
-        if not wrong:
-            return
+def _random(fmt: Float, terms: int, rng: torch.Generator, count: int) -> Iterator[Case]:
+    """Normally distributed operands, and C."""
+    for _ in range(count):
+        spread = torch.randint(-2, 3, (2, terms), generator=rng).double().exp2()
+        a, b = quantize_tensor(torch.randn(2, terms, generator=rng, dtype=torch.float64) * spread, fmt)
+        yield a, b, torch.randn((), generator=rng).half().item()
 
 
 class _Given:
     """The function, and the values that tell its terms apart."""
 
     def __init__(self, dot: Dot, fmt: Float, terms: int) -> None:
-        self.fmt, self.terms, self.call = fmt, terms, dot
+        self.fmt, self.terms, self.dot = fmt, terms, dot
         self.low, self.high = round_log2(fmt.smallest_normal), round_log2(fmt.max)
         self.lowest = round_log2(fmt.smallest_subnormal)
         self.large, self.small = self.magnitudes()
-
-    def dot(self, a: Tensor, b: Tensor, c: float) -> float:
-        try:
-            return float(self.call(a, b, c))
-        # Whatever somebody else's function dies of, it is no dot product.
-        except Exception as error:
-            message = f"dot: got a function that fails with {type(error).__name__}: {error}; allowed: dot(a, b, c) -> a number"
-            raise ConfigError(message) from error
 
     def of(self, products: Mapping[int, tuple[float, int]]) -> tuple[Tensor, Tensor, float]:
         """Operands whose k-th product is m 2^e for (m, e), m a value of the format from 1 to 2; others are zero."""
@@ -158,19 +123,13 @@ class _Given:
         """The exponents of M and u: the furthest apart that are represented, M swallowing u."""
         leaves = (C, *range(self.terms))
         smalls = (2 * self.lowest, 2 * self.low, self.lowest, self.low, self.low // 2)
-        larges = (2 * self.high, self.high, self.high // 2)
+        larges = (2 * self.high, 2 * self.high - 1, self.high, self.high // 2)
         for large, small in product((e for e in larges if e <= LIMIT), (e for e in smalls if e >= -LIMIT)):
             everywhere = self.value(dict.fromkeys(leaves, (1.0, small))) == len(leaves) * 2.0**small
             alone = all(self.value({k: (1.0, large)}) == 2.0**large for k in (C, 0))
             if everywhere and alone and self.value({0: (1.0, large), 1: (1.0, small)}) == 2.0**large:
                 return large, small
         raise FormatError(f"probe: the range of {self.fmt} is too narrow to tell terms apart; allowed: wider operands")
-
-    def check(self) -> None:
-        """Refuse a function that is not one."""
-        case = next(self.random(torch.Generator().manual_seed(1), 1))
-        if len({repr(self.dot(*case)) for _ in range(3)}) > 1:
-            raise FormatError("probe: equal calls gave different results; allowed: a function of a, b and c alone")
 
     def below(self, i: int, j: int) -> int:
         """Terms under the lowest common node of two (see summation)."""
@@ -181,13 +140,14 @@ class _Given:
     def kept(self, places: Sequence[int], cancel: bool) -> int:
         """The most t up to which 2^e + 2^(e-t), or with `cancel` 2^e + 2^(e-t) - 2^e, is exact in these places."""
         e = self.large
-        for t in range(1, e - self.small + 1):
+        most = e - self.small if cancel else min(e - self.small, DOUBLE_BITS)
+        for t in range(1, most + 1):
             products = {places[0]: (1.0, e), places[1]: (1.0, e - t)}
             if cancel:
                 products[places[2]] = (-1.0, e)
             if self.value(products) != (0.0 if cancel else 2.0**e) + 2.0 ** (e - t):
                 return t - 1
-        return e - self.small
+        return most
 
     def exponent_bits(self) -> int:
         """Of the result, by the largest power of two that C passes as."""
@@ -208,13 +168,15 @@ class _Given:
         products: list[Any] = ["exact"] if fused else ["exact", None, self.fmt.name, "fp32"]
         alignments = ALIGNMENTS if fraction is not None else ("",)
         inputs = [None, "fp32"] if mantissa < 23 else [None]
-        for p, cut, rounding, overflow, c in product(products, alignments, ROUNDINGS, OVERFLOWS, inputs):
+        late = [{}] if fraction is None or "grouping" in order["order"]["fused"] else [{}, *LATE]
+        for joins, p, cut, rounding, overflow, c in product(late, products, alignments, ROUNDINGS, OVERFLOWS, inputs):
             place = {"format": acc, "rounding": rounding, **({"overflow": overflow} if overflow else {})}
             given: dict[str, Any] = {**order, "operands": self.fmt.name, "accumulator": place}
             if p != "exact":
                 given["product"] = place if p is None else {"format": p}
             if fraction is not None:
-                given["order"] = {"fused": {**order["order"]["fused"], "fraction_bits": fraction, "alignment": cut}}
+                how = {**order["order"]["fused"], "fraction_bits": fraction, "alignment": cut}
+                given["order"] = {"fused": how | joins}
             if wide is not None:
                 given["promote"] = {"every": outer, "into": wide}
             if c is not None:
@@ -238,13 +200,6 @@ class _Given:
         if self.large == 2 * self.high:
             for s in (1.0, -1.0):
                 yield self.of(dict.fromkeys(range(self.terms), (s, self.large)))
-
-    def random(self, rng: torch.Generator, count: int) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Normally distributed operands, and C."""
-        for _ in range(count):
-            spread = torch.randint(-2, 3, (2, self.terms), generator=rng).double().exp2()
-            a, b = quantize_tensor(torch.randn(2, self.terms, generator=rng, dtype=torch.float64) * spread, self.fmt)
-            yield a, b, torch.randn((), generator=rng).half().item()
 
 
 def _orders(terms: int, tree: Tree) -> Iterator[dict[str, Any]]:
@@ -294,10 +249,3 @@ def _named(exponent_bits: int, mantissa_bits: int) -> Any:
     names = {(11, 52): "fp64", (8, 23): "fp32", (5, 10): "fp16", (8, 7): "bf16", (6, 5): "fp12_e6m5"}
     mapping = {"kind": "float", "exponent_bits": exponent_bits, "mantissa_bits": mantissa_bits}
     return names.get((exponent_bits, mantissa_bits), mapping)
-
-
-def _float(given: Float | str) -> Float:
-    fmt = format_record(given)
-    if not isinstance(fmt, Float):
-        raise FormatError(f"operands: got {fmt}; allowed: a float format")
-    return fmt

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from .directions import NEAREST, round_directed, set_direction
-from .lanes import AT_RUN_TIME, DOWN, STOCHASTIC_A, add_to_odd, fused_multiply_add, round_lane, round_plain
+from .directions import NEAREST, add_directed, round_directed, set_direction
+from .lanes import AT_RUN_TIME, DOWN, EVEN, ODD, STOCHASTIC_A, ZERO, add_to_odd, fused_multiply_add, round_lane, round_plain
 from .words import draw, word_at
 
 COLUMNS = 128
@@ -31,6 +31,7 @@ class Shape(NamedTuple):
         plain, product_plain: whether the place is `plain` (see the rounding that the direction takes).
         exact: whether the accumulator plus a product, in float64, rounds to the accumulator as the exact sum does.
         direction: in which the processor rounds meanwhile.
+        clamps: whether finite sums beyond the largest value become it.
     """
 
     mode: int
@@ -39,33 +40,45 @@ class Shape(NamedTuple):
     product_plain: bool = False
     exact: bool = False
     direction: int = NEAREST
+    clamps: bool = False
 
 
 @njit(forceinline=True)
 def added(total: float, x: float, y: float, at: Any, at_product: Any, shape: Any, word: Any, product_word: Any) -> float:
     """round(total + round(x y)); `shape` is a constant of the kernel."""
-    mode, product_mode, plain, product_plain, exact, direction = shape
-    if product_mode == EXACT and (exact or direction != NEAREST):
+    mode, product_mode, plain, product_plain, exact, _, _ = shape
+    if product_mode == EXACT and exact:
         t = fused_multiply_add(x, y, total)
     else:
         p = x * y
         if product_mode != EXACT:
-            if direction != NEAREST:
-                p = round_directed(p, at_product, product_mode, product_plain, product_word)
-            elif product_plain:
+            if product_plain:
                 p = round_plain(p, at_product, product_mode, product_word)
             else:
                 p = round_lane(p, at_product, product_mode, product_word)
-        t = total + p if exact or direction != NEAREST else add_to_odd(total, p, mode == DOWN)
-    if direction != NEAREST:
-        return round_directed(t, at, mode, plain, word)
+        t = total + p if exact else add_to_odd(total, p, mode == DOWN)
     return round_plain(t, at, mode, word) if plain else round_lane(t, at, mode, word)
+
+
+@njit(forceinline=True)
+def added_directed(total: float, x: float, y: float, at: Any, at_product: Any, shape: Any, word: Any, product_word: Any) -> float:
+    """The same where the processor rounds in the direction of the unit."""
+    mode, product_mode, plain, product_plain, _, _, clamps = shape
+    p = x * y
+    if product_mode == EVEN or product_mode == ODD or product_mode == ZERO:  # noqa: SIM109
+        p = add_directed(-0.0, p, at_product, product_mode, product_plain, False)
+    elif product_mode != EXACT:
+        p = round_directed(p, at_product, product_mode, product_plain, product_word)
+    if mode == EVEN or mode == ODD or mode == ZERO:  # noqa: SIM109
+        return add_directed(total, p, at, mode, plain, clamps)
+    t = fused_multiply_add(x, y, total) if product_mode == EXACT else total + p
+    return round_directed(t, at, mode, plain, word)
 
 
 @cache
 def sequential(shape: Shape) -> Kernel:
     """acc = round(acc + product), term by term; a panel of b is copied, as rows of b may share their places in the cache."""
-    mode, product_mode, plain, product_plain, exact, direction = shape
+    mode, product_mode, plain, product_plain, exact, direction, clamps = shape
 
     @njit(cache=True, nogil=True)
     def kernel(
@@ -74,7 +87,7 @@ def sequential(shape: Shape) -> Kernel:
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode
         product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
-        how = (rule, product_rule, plain, product_plain, exact, direction)
+        how = (rule, product_rule, plain, product_plain, exact, direction, clamps)
         panel = np.empty((DEPTH, COLUMNS))
         set_direction(direction)
         for jb in range(0, n, COLUMNS):
@@ -90,7 +103,10 @@ def sequential(shape: Shape) -> Kernel:
                             word = 0
                             if product_mode != EXACT and product_rule >= STOCHASTIC_A:
                                 word = word_at(s, 1, first + i * width + jb + j, k)
-                            row[j] = added(row[j], x, line[j], at, at_product, how, 0, word)
+                            if direction == NEAREST:  # decided before it is compiled
+                                row[j] = added(row[j], x, line[j], at, at_product, how, 0, word)
+                            else:
+                                row[j] = added_directed(row[j], x, line[j], at, at_product, how, 0, word)
         set_direction(NEAREST)
 
     return kernel
@@ -99,7 +115,7 @@ def sequential(shape: Shape) -> Kernel:
 @cache
 def stochastic(shape: Shape) -> Kernel:
     """As `sequential`, with the random words of 64 terms and a block of columns drawn ahead."""
-    mode, product_mode, plain, product_plain, exact, direction = shape
+    mode, product_mode, plain, product_plain, exact, direction, clamps = shape
 
     @njit(cache=True, nogil=True)
     def kernel(
@@ -108,7 +124,7 @@ def stochastic(shape: Shape) -> Kernel:
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode
         product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
-        how = (rule, product_rule, plain, product_plain, exact, direction)
+        how = (rule, product_rule, plain, product_plain, exact, direction, clamps)
         drawn = np.empty((WORDS, COLUMNS), np.uint32)
         set_direction(direction)
         for jb in range(0, n, COLUMNS):
@@ -124,7 +140,10 @@ def stochastic(shape: Shape) -> Kernel:
                             word = 0
                             if product_mode != EXACT and product_rule >= STOCHASTIC_A:
                                 word = word_at(s, 1, first + i * width + jb + j, k)
-                            row[j] = added(row[j], x, line[j], at, at_product, how, np.int64(random[j]), word)
+                            if direction == NEAREST:
+                                row[j] = added(row[j], x, line[j], at, at_product, how, np.int64(random[j]), word)
+                            else:
+                                row[j] = added_directed(row[j], x, line[j], at, at_product, how, np.int64(random[j]), word)
         set_direction(NEAREST)
 
     return kernel

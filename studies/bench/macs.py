@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hwsim.fields import format_record
 from hwsim.formats import Float
+from hwsim.formats.operators import quantize_tensor
 from hwsim.macs import Mac, mac, matmul
 
 from .measurement import Case, Measurement, measured
@@ -36,6 +37,23 @@ UNITS: Mapping[str, tuple[str | dict[str, Any], float | None]] = {
         {"order": "sequential", "accumulator": {"format": E8M13, "rounding": "toward_zero"}},
         2.0,
     ),
+    "sequential, exact FP8 products, fp16 to odd": (
+        {"order": "sequential", "accumulator": {"format": "fp16", "rounding": "to_odd"}},
+        2.0,
+    ),
+    "sequential, exact FP8 products, fp32 nearest, ties to zero": (
+        {"order": "sequential", "accumulator": {"format": "fp32", "rounding": "nearest_zero"}},
+        2.0,
+    ),
+    "sequential, exact fp32 products, fp32 accumulator": (
+        {"order": "sequential", "operands": "fp32", "accumulator": {"format": "fp32"}},
+        2.0,
+    ),
+    "sequential, exact tf32 products, bf16 accumulator": (
+        {"order": "sequential", "operands": "tf32", "accumulator": {"format": "bf16"}},
+        2.0,
+    ),
+    "fma, exact bf16 products, bf16 accumulator": ("bf16_fma", 2.0),
     "sequential, fp16 products, fp16 accumulator": ("fp16_accumulate", 1.4),
     "sequential, fp32 products, fp32 accumulator": ("fp32_sequential", 1.4),
     "fused, Hopper FP16": ("nvidia_hopper_fp16", 1.2),
@@ -112,8 +130,7 @@ def _operands(unit: Mac, seed: int) -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
     fmt = unit.operands.input[0] if unit.operands else format_record("fp8_e4m3fn")
     if fmt.bits > 8 and isinstance(fmt, Float):
-        dtype = torch.float16 if fmt.exponent_bits == 5 else torch.bfloat16
-        a, b = (torch.randn(SIZE, SIZE, generator=rng).to(dtype).float() for _ in range(2))
+        a, b = (quantize_tensor(torch.randn(SIZE, SIZE, generator=rng), fmt) for _ in range(2))
         return a, b
     values = fmt.values()
     values = values[values.abs() <= max(8.0, fmt.max / 8)]

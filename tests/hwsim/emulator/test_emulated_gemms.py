@@ -21,7 +21,14 @@ UNIT = {
     "accumulator": {"format": {"kind": "float", "exponent_bits": 8, "mantissa_bits": 9}, "rounding": "toward_zero"},
     "order": "sequential",
 }
+UNITS = {
+    "output": UNIT,
+    "grad_input": {"product": "exact", "accumulator": {"format": "fp16", "rounding": "to_odd"}, "order": "pairwise"},
+    "grad_weight": {"product": {"format": "bf16"}, "accumulator": {"format": "bf16"}, "order": "chunked(3)"},
+}
 OPERANDS = {"input": "fp8_e4m3fn", "weight": "fp6_e3m2fn", "grad_output": "fp8_e5m2"}
+OWN = {"gemm": {gemm: {**OPERANDS, "mac": unit} for gemm, unit in UNITS.items()}}
+"""A machine with a unit for each GEMM."""
 
 
 def machine_of(unit: Any, **casts: Any) -> dict[str, Any]:
@@ -47,15 +54,31 @@ def numbers(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_three_gemms_of_a_linear_layer_are_the_unit_s_products() -> None:
+def test_each_gemm_of_a_linear_layer_is_the_product_of_its_own_unit() -> None:
     layer, x, grad = nn.Linear(7, 5, bias=False), numbers(6, 7), numbers(6, 5, seed=2)
-    y, grad_x, grad_w = gradients(layer, x, grad, machine_of(UNIT))
+    y, grad_x, grad_w = gradients(layer, x, grad, OWN)
     a, w, g = cast(OPERANDS["input"], x), cast(OPERANDS["weight"], layer.weight.detach()), cast(OPERANDS["grad_output"], grad)
-    unit = mac(UNIT)
-    assert torch.equal(y, matmul(a, w.T, unit))
-    assert torch.equal(grad_x, matmul(g, w, unit))
-    assert torch.equal(grad_w, matmul(g.T, a, unit))
+    assert torch.equal(y, matmul(a, w.T, UNITS["output"]))
+    assert torch.equal(grad_x, matmul(g, w, UNITS["grad_input"]))
+    assert torch.equal(grad_w, matmul(g.T, a, UNITS["grad_weight"]))
     assert not torch.equal(y, a @ w.T)
+
+
+@pytest.mark.parametrize("multiply", [torch.bmm, torch.matmul])
+def test_each_gemm_of_a_batched_product_is_that_of_its_own_unit(multiply: Any) -> None:
+    class Model(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return multiply(a, b)
+
+    a, b, grad = numbers(3, 6, 7).requires_grad_(), numbers(3, 7, 5, seed=2).requires_grad_(), numbers(3, 6, 5, seed=3)
+    model = Model()
+    with emulate(model, OWN):
+        y = model(a, b)
+        y.backward(grad)
+    x, z, g = cast(OPERANDS["input"], a.detach()), cast(OPERANDS["input"], b.detach()), cast(OPERANDS["grad_output"], grad)
+    assert torch.equal(y, matmul(x, z, UNITS["output"]))
+    assert torch.equal(a.grad, matmul(g, z.mT, UNITS["grad_input"]))
+    assert torch.equal(b.grad, matmul(x.mT, g, UNITS["grad_input"]))
 
 
 def test_the_bias_joins_after_the_unit_s_sum_and_before_the_result_s_cast() -> None:
@@ -111,15 +134,17 @@ GEOMETRIES = [
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-@pytest.mark.parametrize("unit", [UNIT, "native"], ids=["emulated", "native"])
-def test_the_three_gemms_of_a_convolution_are_products_of_separately_cast_operands(geometry: dict[str, Any], unit: Any) -> None:
+@pytest.mark.parametrize("machine", [OWN, machine_of("native")], ids=["emulated", "native"])
+def test_the_three_gemms_of_a_convolution_are_products_of_separately_cast_operands(
+    geometry: dict[str, Any], machine: dict[str, Any]
+) -> None:
     layer, x = nn.Conv2d(4, 6, 3, bias=False, **geometry), numbers(2, 4, 9, 8)
     grad = numbers(*layer(x).shape, seed=2)
-    y, grad_x, grad_w = gradients(layer, x, grad, machine_of(unit))
+    y, grad_x, grad_w = gradients(layer, x, grad, machine)
     a = cast(OPERANDS["input"], x).requires_grad_()
     w = cast(OPERANDS["weight"], layer.weight.detach()).requires_grad_()
     g = cast(OPERANDS["grad_output"], grad)
-    if unit == "native":
+    if machine is not OWN:
         plain = F.conv2d(a, w, **geometry)
         assert torch.equal(y, plain)
         assert torch.equal(grad_x, torch.autograd.grad(plain, a, g, retain_graph=True)[0])
@@ -133,8 +158,7 @@ def test_the_three_gemms_of_a_convolution_are_products_of_separately_cast_operan
 
 
 def by_loops(x: Tensor, w: Tensor, g: Tensor, layer: nn.Conv2d) -> tuple[Tensor, Tensor, Tensor]:
-    """A convolution and its gradients as dot products on the unit, written out index by index."""
-    unit = mac(UNIT)
+    """A convolution and its gradients as dot products, each on its own unit, written out index by index."""
     (sh, sw), (ph, pw), (dh, dw) = layer.stride, layer.padding, layer.dilation
     outputs, per_group = w.shape[0] // layer.groups, w.shape[1]
     y, grad_x, grad_w = torch.empty_like(g), torch.empty_like(x), torch.empty_like(w)
@@ -143,14 +167,14 @@ def by_loops(x: Tensor, w: Tensor, g: Tensor, layer: nn.Conv2d) -> tuple[Tensor,
         inside = 0 <= i < t.shape[2] and 0 <= j < t.shape[3]
         return t[n, c, i, j] if inside else t.new_zeros(())
 
-    def dot(left: list[Tensor], right: list[Tensor]) -> Tensor:
-        return matmul(torch.stack(left)[None], torch.stack(right)[:, None], unit)[0, 0]
+    def dot(gemm: str, left: list[Tensor], right: list[Tensor]) -> Tensor:
+        return matmul(torch.stack(left)[None], torch.stack(right)[:, None], UNITS[gemm])[0, 0]
 
     for n, o, i, j in torch.cartesian_prod(*map(torch.arange, g.shape)).tolist():
         first = o // outputs * per_group
         taps = [(c, k, m) for k in range(w.shape[2]) for m in range(w.shape[3]) for c in range(per_group)]
         left = [at(x, n, first + c, i * sh + k * dh - ph, j * sw + m * dw - pw) for c, k, m in taps]
-        y[n, o, i, j] = dot(left, [w[o, c, k, m] for c, k, m in taps])
+        y[n, o, i, j] = dot("output", left, [w[o, c, k, m] for c, k, m in taps])
     for n, c, i, j in torch.cartesian_prod(*map(torch.arange, x.shape)).tolist():
         group, inner = divmod(c, per_group)
         left, right = [], []
@@ -161,12 +185,12 @@ def by_loops(x: Tensor, w: Tensor, g: Tensor, layer: nn.Conv2d) -> tuple[Tensor,
                     exact = p % sh == 0 and q % sw == 0
                     left.append(at(g, n, o, p // sh, q // sw) if exact else g.new_zeros(()))
                     right.append(w[o, inner, k, m])
-        grad_x[n, c, i, j] = dot(left, right)
+        grad_x[n, c, i, j] = dot("grad_input", left, right)
     for o, c, k, m in torch.cartesian_prod(*map(torch.arange, w.shape)).tolist():
         places = [(n, i, j) for n in range(g.shape[0]) for i in range(g.shape[2]) for j in range(g.shape[3])]
         channel = o // outputs * per_group + c
         right = [at(x, n, channel, i * sh + k * dh - ph, j * sw + m * dw - pw) for n, i, j in places]
-        grad_w[o, c, k, m] = dot([g[n, o, i, j] for n, i, j in places], right)
+        grad_w[o, c, k, m] = dot("grad_weight", [g[n, o, i, j] for n, i, j in places], right)
     return y, grad_x, grad_w
 
 

@@ -17,9 +17,8 @@ pytest.importorskip("triton")
 SCRIPT = Path(__file__).with_name("compiled_sums.py")
 NVIDIA, AMD = ("sm_80", "sm_90", "sm_100"), "gfx942"
 LARGE = pytest.mark.large
-KERNELS = [
-    pytest.param(k, marks=LARGE if k != "groups" else ()) for k in ("terms", "terms_promoted", "trees", "groups", "scaled_groups")
-]
+NAMES = ("terms", "terms_promoted", "trees", "groups", "scaled_groups", "late_groups", "digits", "digits_promoted")
+KERNELS = [pytest.param(name, marks=LARGE if name != "groups" else ()) for name in NAMES]
 
 
 @cache

@@ -12,8 +12,9 @@ from mac_cases import bits, operands
 
 from hwsim.fields import format_record
 from hwsim.formats import Draw, FormatError
-from hwsim.macs import bases, mac, matmul
+from hwsim.macs import Scaled, bases, mac, matmul
 
+LARGE = pytest.mark.large
 ORDERS: tuple[Any, ...] = (
     "sequential", "pairwise", "chunked(3)", {"chunked": 4, "inner": "pairwise"}, "fused(4, 13)", "fused(4, 13, floor)",
     "fused(4, 10, nearest)", "fused(4, 5, sticky)", "fused(3, exact)",
@@ -59,12 +60,18 @@ def test_rounded_products_equal_the_reference(order: str, fmt: str, rounding: An
 
 
 @pytest.mark.parametrize(
-    ("operand", "accumulator"),
-    [("bf16", "fp32"), ("fp16", "fp32"), ("tf32", "fp32"), ("fp32", "fp32"), ("fp16", "fp16"), ("bf16", "bf16"),
-     ("fp8_e5m2", "fp16")],
+    ("operand", "accumulator", "rounding"),
+    [("bf16", "fp32", "nearest_even"), ("fp16", "fp32", "nearest_even"), ("tf32", "fp32", "nearest_even"),
+     ("fp32", "fp32", "nearest_even"), ("fp16", "fp16", "nearest_even"), ("bf16", "bf16", "nearest_even"),
+     ("fp8_e5m2", "fp16", "nearest_even"), ("tf32", "bf16", "nearest_even"), ("fp32", "fp32", "nearest_zero"),
+     ("bf16", "bf16", "nearest_zero"), ("fp32", "fp32", "to_odd"), ("bf16", "bf16", "to_odd")],
 )  # fmt: skip
-def test_sums_next_to_ties_equal_the_reference(operand: str, accumulator: str) -> None:
-    unit = mac({"order": "sequential", "operands": operand, "accumulator": {"format": accumulator}})
+def test_sums_next_to_ties_equal_the_reference(
+    operand: str, accumulator: str, rounding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bases, "WORTH_COMPILING", 0)
+    place = {"format": accumulator, "rounding": rounding}
+    unit = mac({"order": "sequential", "operands": operand, "accumulator": place})
     fmt = format_record(operand)
     rng = torch.Generator().manual_seed(1)
     low, digits = round(math.log2(fmt.smallest_normal)), fmt.grid.mantissa_bits
@@ -132,18 +139,45 @@ def test_a_group_s_word_is_that_of_its_first_term_where_groups_interleave() -> N
     assert torch.equal(matmul(a, b, unit, draw=Draw(3)), matmul(a, b, unit, draw=Draw(3), backend="reference"))
 
 
-@pytest.mark.parametrize("finite", [True, pytest.param(False, marks=pytest.mark.large)])
-@pytest.mark.parametrize("rounding", ["nearest_away", "toward_zero", "toward_positive", "toward_negative"])
+@pytest.mark.parametrize("finite", [True, pytest.param(False, marks=LARGE)])
+@pytest.mark.parametrize("product", ["exact", pytest.param("rounded", marks=LARGE)])
+@pytest.mark.parametrize(
+    "rounding",
+    [
+        "nearest_zero",
+        "toward_negative",
+        "to_odd",
+        *(pytest.param(mode, marks=LARGE) for mode in ("nearest_away", "toward_positive")),
+    ],
+)
 def test_kernels_that_round_in_the_processor_s_direction_equal_the_reference(
-    rounding: str, finite: bool, monkeypatch: pytest.MonkeyPatch
+    rounding: str, product: str, finite: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bases, "WORTH_COMPILING", 0)
     for n, fmt in enumerate(["fp32", "fp16", "bf16", "fp8_e5m2", "fp8_e4m3fn"]):
-        unit = mac({"order": "sequential", "accumulator": {"format": fmt, "rounding": rounding}})
+        place = {"format": fmt, "rounding": rounding}
+        unit = mac({"order": "sequential", "accumulator": place, "product": place if product == "rounded" else "exact"})
         a, b, c = operands(2 * n, (4, 9)), operands(2 * n + 20, (9, 5)), operands(2 * n + 40, (4, 5))
         if finite:
             a, b, c = (x.nan_to_num(1.0, 2.0**60, -(2.0**60)) for x in (a, b, c))
         assert torch.equal(bits(matmul(a, b, unit, c)), bits(matmul(a, b, unit, c, backend="reference"))), fmt
+
+
+@pytest.mark.parametrize("order", ["sequential", "fused(4, 20)"])
+@pytest.mark.parametrize(
+    ("fmt", "scale", "a", "b"),
+    [
+        ("fp32", "fp32", (1 + 2.0**-15, 1 - 2.0**-15), (812825 * 2.0**-20, 1321 * 2.0**-10)),
+        ({"kind": "float", "exponent_bits": 8, "mantissa_bits": 30}, "e8m0fnu", (1 - 2.0**-30, 2.0), (1 + 2.0**-30, 0.5)),
+    ],
+    ids=["scales", "elements"],
+)
+def test_a_product_that_float64_does_not_hold_is_cut_once(fmt: Any, scale: str, a: Any, b: Any, order: str) -> None:
+    place = {"format": "fp32", "rounding": "toward_zero"}
+    unit = mac({"order": order, "operands": fmt, "accumulator": place, "scales": {"block": 2, "format": scale}})
+    x, y = (Scaled(*(torch.tensor([[v]], dtype=torch.float64) for v in side)) for side in (a, b))
+    # 1 - 2^-60, which float64 rounds to 1.
+    assert matmul(x, y, unit).item() == matmul(x, y, unit, backend="reference").item() < 1
 
 
 def test_stochastic_sums_are_unbiased() -> None:

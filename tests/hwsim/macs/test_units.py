@@ -13,6 +13,7 @@ from hwsim.config import canonical
 from hwsim.errors import ConfigError
 from hwsim.macs import Chunked, Fused, Mac, Rounded, mac, matmul
 
+LATE = {"dot_bits": 32, "sum_bits": 24, "total_bits": 31}
 FP16 = {"format": "fp16"}
 
 
@@ -65,6 +66,14 @@ def test_native_needs_nothing() -> None:
         ({"order": "fused(32, 60)", "accumulator": FP16}, "fraction_bits: got 60; allowed: 1 to 43 for 32 terms, or exact"),
         ({"order": {"fused": {"fraction_bits": 9}}, "accumulator": FP16}, "terms: missing"),
         ({"order": "fused(4, 9, round)", "accumulator": FP16}, "got 'round'"),
+        (
+            {"order": {"fused": {"terms": 4, "fraction_bits": 9, "product_limit": 128}}, "accumulator": FP16},
+            "product_limit: got 128; allowed only where `late` says",
+        ),
+        (
+            {"order": {"fused": {"terms": 4, "fraction_bits": 9, "e_zero": -99, "late": LATE}}, "accumulator": FP16},
+            "e_zero: got -99; allowed only without `late`",
+        ),
         ({"order": "fma", "product": FP16, "accumulator": FP16}, "product: rounded to fp16; allowed: exact"),
         (
             {"order": "sequential", "accumulator": {"format": "fp32"}, "promote": {"every": 4, "into": "fp16"}},
