@@ -70,7 +70,7 @@ class Direct:
     def _at_once(self, given: npt.NDArray[Any], result: npt.NDArray[Any]) -> bool:
         if self._divisor is None:
             whole = tuple(Geometry(given.size, given.size))
-            return bool(round_range(given, result, 0, given.size, ONE, whole, NO_DRAW, self._records, self._loop, None))
+            return bool(round_range(given, result, 0, given.size, 0, ONE, whole, NO_DRAW, self._records, self._loop, None))
         loop = NO_LOOP if self._loop is None else self._loop
         limits = LIMITS[torch.float32][1]
         return bool(round_by_largest(given, result, NO_WORDS, self._divisor, limits, ENDS, self._records, loop))
@@ -81,7 +81,7 @@ class Direct:
             top = largest_magnitudes(x, 1).numpy()[0]
             scale = np.array([max(min(top / self._divisor, ENDS[1]), ENDS[0]) if top > 0 else 1.0], np.float64)
         whole = tuple(Geometry(given.size, given.size))
-        rest = scale, whole, NO_DRAW, self._records, self._loop, None
+        rest = 0, scale, whole, NO_DRAW, self._records, self._loop, None
         return any(
             in_threads(lambda low, high: bool(round_range(given, result, low, high, *rest)), given.size, given.size, BLOCK)
         )
