@@ -59,7 +59,7 @@ class Fixed(Format):
 
     Args:
         bits: 1..32, the whole width.
-        fraction_bits: how many of them (or how many more) stand behind the point, -64..64.
+        fraction_bits: how many of them stand behind the point, up to all of them; -n is n zeros before it, to -64.
         signed, symmetric: as for Integer.
 
     Raises:
@@ -76,8 +76,10 @@ class Fixed(Format):
     def __post_init__(self) -> None:
         check_width(self.bits, self.signed, self.symmetric)
         f = self.fraction_bits
-        if isinstance(f, bool) or not isinstance(f, int) or not -64 <= f <= 64:
-            raise FormatError(f"fraction_bits: got {f!r}; allowed: a whole number from -64 to 64", "fraction_bits")
+        if isinstance(f, bool) or not isinstance(f, int) or not -64 <= f <= self.bits:
+            raise FormatError(
+                f"fraction_bits: got {f!r}; allowed: a whole number from -64 to {self.bits}, all bits", "fraction_bits"
+            )
 
     @cached_property
     def grid(self) -> Grid:

@@ -15,7 +15,7 @@ from .backends import gpu
 from .backends.registry import cpu_kernel
 from .backends.vector import round_tensor
 from .base import Format
-from .level_lowering import lower_any, unpack
+from .level_lowering import LevelRule, lower_any, unpack
 from .lowering import constant_in_graphs
 from .philox import Draw
 from .rounding import Projection
@@ -78,6 +78,19 @@ def quantize_tensor(
         return _on_cpu(x, rule, scale, where, words, dtype)
     with torch._C._AutoDispatchBelowAutograd():
         return quantize(x, rule, scale, where, words, dtype)
+
+
+def cpu_direct(fmt: Format, projection: Projection, divisor: float | None = None) -> Callable[[Tensor], Tensor | None] | None:
+    """`quantize_tensor` of this format and deterministic projection as one call for float32 on the CPU (see `direct.Direct`).
+
+    None for formats that are lowered to levels, or whose values float32 does not hold.
+    """
+    rule = lower_any(fmt, projection, True)
+    if isinstance(rule, LevelRule) or result_dtype(fmt, torch.float32) is not torch.float32:
+        return None
+    from .backends.direct import Direct
+
+    return Direct(rule, divisor)
 
 
 def unwatched(x: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -10,12 +11,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from hwsim.casts import Cast, Channel, Scaling
+from hwsim.casts import Cast, Channel, Scaling, holds_all
 from hwsim.config import Document, explain
 from hwsim.errors import ConfigError
 from hwsim.formats import Block, Draw, Format, Projection, Rounding
 from hwsim.formats.blocks import quantize_blocks
-from hwsim.formats.operators import quantize_tensor
+from hwsim.formats.operators import cpu_direct, quantize_tensor
 from hwsim.formats.rounding import NanRule, Overflow
 from hwsim.formats.scaled import PER_TENSOR, ScaleLayout, geometry
 from hwsim.formats.tiling import tiling
@@ -88,6 +89,26 @@ def apply(
         return parts(cast, x, draw, axis, backend).values
     scale, layout = scale_of(x, _scaling(cast), cast.format, axis, kept)
     return quantize_tensor(x, cast.format, cast.projection, scale, layout, draw=draw, backend=backend)
+
+
+@lru_cache(maxsize=1024)
+def direct(cast: Cast) -> Callable[[Tensor], Tensor | None] | None:
+    """`apply` of this cast as one call for float32 on the CPU, or None where it depends on more than the tensor.
+
+    What is called gives None for tensors that it leaves to `apply`.
+    """
+    if isinstance(cast.format, Block) or cast.rounding.is_stochastic or cast.format.carrier is not torch.float32:
+        return None
+    if cast.scaled and not _is_plain_absmax(_scaling(cast), cast.format):
+        return None
+    return cpu_direct(cast.format, cast.projection, cast.format.max if cast.scaled else None)
+
+
+def _is_plain_absmax(scaling: Scaling, fmt: Format) -> bool:
+    """Whether s is the quotient of two float32 numbers, rounded to float32."""
+    single = scaling.format.carrier is torch.float32 and holds_all(scaling.format, torch.float32)
+    whole = scaling.rule == "absmax" and scaling.granularity == "tensor" and scaling.minimum == 0
+    return whole and single and float(torch.tensor(fmt.max, dtype=torch.float32)) == fmt.max
 
 
 def apply_in_units(

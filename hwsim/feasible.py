@@ -16,20 +16,26 @@ from hwsim.macs import Mac
 FP32 = format_record("fp32")
 POWERS_OF_TWO = format_record("e8m0fnu")
 ANY = 1 << 30
+SIGNED: tuple[Operand, ...] = ("weight", "grad_output")
+"""The operands with values of both signs in every network."""
+AXES = 5
+"""A batch of volumes in channels: no operand of a layer has more."""
 
 
 def check_operands(gemm: Gemm, casts: Mapping[Operand, Cast], unit: Mac) -> None:
     """Refuse operand casts that do not go together, or not with the unit.
 
     Raises:
-        FormatError: two transforms, a transform of a copy that another GEMM made; with an emulated unit, values that its ports
-            do not have, or scales that vary along the axis that it sums over and that it does not take: other runs, other values.
+        FormatError: two transforms, a transform of a copy that another GEMM made; weights or gradients in a format without
+            negative values; scales along an axis that no operand has; with an emulated unit, values that its ports do not
+            have, or scales that vary along the axis that it sums over and that it does not take: other runs, other values.
     """
     sizes = {cast.rotation for cast in casts.values() if cast.rotation}
     if len(sizes) > 1:
         given = " and ".join(str(cast.transform) for cast in casts.values() if cast.rotation)
         raise FormatError(f"got {given}; allowed: the same transform for both operands, or for one", gemm)
     for role, cast in casts.items():
+        _check_signs_and_axes(gemm, role, cast)
         if sizes and not cast.requantize and FIRST_USE[role] != gemm:
             raise FormatError("transform: got one with `requantize: false`; allowed: `requantize: true`", f"{gemm}.{role}")
         if not unit.is_native:
@@ -37,6 +43,15 @@ def check_operands(gemm: Gemm, casts: Mapping[Operand, Cast], unit: Mac) -> None
     for role in OPERANDS_OF[gemm]:
         if unit.operands is not None:
             _check_values(gemm, role, casts.get(role), unit.name or "the unit", {*unit.operands.input, *unit.operands.weight})
+
+
+def _check_signs_and_axes(gemm: Gemm, role: Operand, cast: Cast) -> None:
+    if role in SIGNED and element_format(cast.format).min >= 0:
+        raise FormatError(f"got {cast}, which has no negative values; allowed: a signed format", f"{gemm}.{role}.format")
+    granularity = cast.scaling.granularity if cast.scaling is not None else None
+    if isinstance(granularity, Channel) and not -AXES <= granularity.channel < AXES:
+        given = f"channel: got {granularity.channel}; allowed: an axis from {-AXES} to {AXES - 1}"
+        raise FormatError(given, f"{gemm}.{role}.scaling.granularity.channel")
 
 
 def _check_values(gemm: Gemm, role: Operand, cast: Cast | None, unit: str, ports: set[Format]) -> None:

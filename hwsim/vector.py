@@ -70,8 +70,11 @@ class Steps(Record):
         log: the logarithm of a log-softmax's sum.
         sum: every sum over elements, of operations that are sums or means among them; the order is torch's own where absent.
         mean: a sum divided by its number of elements: a norm's means, a loss's mean.
-        variance: a norm's mean square, of deviations or (RMS) of the elements themselves.
-        rsqrt: 1 / sqrt(variance + eps).
+        variance: a norm's mean square, of deviations or (RMS) of the elements themselves; a `mean` of what was just squared.
+        rsqrt: 1 / sqrt(variance + eps); an operation `rsqrt`.
+
+    An RMS norm that is written out in operations (torch's own on the CPU, Llama's) takes the same steps, but for what lies
+    between its operations, which the unit writes in its own format.
     """
 
     exp: StepField | None = None

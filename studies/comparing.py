@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from rich.markup import escape
 from rich.table import Table
-from scipy import stats
 
 from hwsim.budgets.lockstep import Divergence, first_difference
 from hwsim.catalogue import Catalogue
@@ -65,6 +64,8 @@ def difference(a: str, b: str, metric: str, first: Mapping[int, float], second: 
     mean = sum(changes) / count if count else math.nan
     if count < 2:
         return Difference(a, b, metric, count, mean, math.nan, math.nan, math.nan)
+    from scipy import stats
+
     error = math.sqrt(sum((change - mean) ** 2 for change in changes) / (count - 1) / count)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)

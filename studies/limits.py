@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -45,6 +46,11 @@ def limited(resources: Resources) -> Iterator[None]:
 def resident_gib() -> float:
     """The memory of this process that is in use."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / GIB
+
+
+def peak_gib() -> float:
+    """The most memory that this process, or one that it started and that has ended, has ever had in use."""
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
 
 
 class _Watch(threading.Thread):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import count, islice, pairwise
+from statistics import fmean
 
 from hwsim.config import content_hash
 from hwsim.emulator import emulate
@@ -17,6 +17,7 @@ from hwsim.models import batches, initial_model, predict
 from . import tasks
 from .choices import TORCH_OPTIMIZERS
 from .generators import seeded
+from .limits import peak_gib
 from .plan import Plan
 from .schema import Run, TrainingRun
 from .store import Store
@@ -58,31 +59,31 @@ def predict_study(plan: Plan, store: Store) -> Prediction:
     kinds: dict[str, list[Run]] = defaultdict(list)
     for run in missing:
         kinds[_kind(run)].append(run)
-    seconds = {kind: known[kind] for kind in kinds if kind in known}
-    memory: float | None = None
+    seconds = {kind: known[kind][0] for kind in kinds if kind in known}
+    memories = [known[kind][1] for kind in kinds if kind in known]
     unknown = [kind for kind in kinds if kind not in known and isinstance(kinds[kind][0], TrainingRun)]
     for kind in unknown[:MOST_MEASURED]:
         seconds[kind] = _measured(kinds[kind][0])  # type: ignore[arg-type]
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        memories.append(peak_gib())
     mean = sum(seconds.values()) / len(seconds) if seconds else None
     total = None if mean is None else sum(seconds.get(kind, mean) * len(runs) for kind, runs in kinds.items())
     parts = [(len(kinds.keys() & known.keys()), "finished runs"), (len(unknown[:MOST_MEASURED]), "a few steps")]
     words = [f"{count} of {len(kinds)} configurations from {source}" for count, source in parts if count]
-    return Prediction(len(plan.runs), len(plan.runs) - len(missing), total, memory, ", ".join(words))
+    return Prediction(len(plan.runs), len(plan.runs) - len(missing), total, max(memories, default=0.0) or None, ", ".join(words))
 
 
 def _kind(run: Run) -> str:
     return content_hash(run.model_dump(mode="json", exclude={"seed"}))
 
 
-def _known(finished: Mapping[str, Run], store: Store) -> dict[str, float]:
-    """The mean time of finished runs, by kind; one that diverged says nothing."""
-    times: dict[str, list[float]] = defaultdict(list)
+def _known(finished: Mapping[str, Run], store: Store) -> dict[str, tuple[float, float]]:
+    """The mean time of finished runs and the most memory, by kind; one that diverged says nothing."""
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for id, run in finished.items():
         record = store.record(id)
         if record["status"] == "done":
-            times[_kind(run)].append(record["seconds"])
-    return {kind: sum(found) / len(found) for kind, found in times.items()}
+            found[_kind(run)].append((record["seconds"], record.get("memory_gib", 0.0)))
+    return {kind: (fmean(seconds for seconds, _ in ended), max(memory for _, memory in ended)) for kind, ended in found.items()}
 
 
 def _measured(run: TrainingRun) -> float:
@@ -94,9 +95,10 @@ def _measured(run: TrainingRun) -> float:
         model = initial_model(task, run.seed)
         make = partial(TORCH_OPTIMIZERS[run.optimizer.name], **run.optimizer.model_dump(exclude={"name"}))
         trained = trainee(model, run.quantizer, make, run.task.epochs * steps)
+        drawn = (batch for epoch in count() for batch in batches(data, size, run.seed, epoch))
+        given = list(islice(drawn, 1 + MEASURED_STEPS))
         with emulate(model, run.datapath, optimizer=trained.optimizer, seed=run.seed) as machine:
-            given = [batch for epoch in range(1 + MEASURED_STEPS) for batch in batches(data, size, run.seed, epoch)]
-            for inputs, targets in given[: 1 + MEASURED_STEPS]:
+            for inputs, targets in given:
                 clocks.append(time.perf_counter())
                 trained.optimizer.zero_grad()
                 machine.scale(task.loss(model(inputs), targets)).backward()  # type: ignore[no-untyped-call]

@@ -32,7 +32,9 @@ class Ranks:
         """The model, which averages its gradients where there is more than one process: in the datapath's wire format if any."""
         if self.size == 1:
             return model
-        parallel = DistributedDataParallel(model)
+        # Otherwise the gradients are put in another order after the first backward pass of a process, so that a run that goes on
+        # from a checkpoint would share them otherwise than the one that was not interrupted.
+        parallel = DistributedDataParallel(model, find_unused_parameters=True)
         if datapath.wire is not None:
             parallel.register_comm_hook(None, machine.gradient_hook())
         return parallel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hwsim.catalogue import shipped_studies
@@ -17,6 +17,8 @@ from .plan import expand
 from .progress import Quiet
 from .report import load_report, write_page
 from .report.costs import cost_rows, costs
+from .report.drawing import Drawing
+from .report.page import drawings
 from .report.sites import site_rows
 from .report.summary import Report
 from .report.texts import AnyReport, tables
@@ -25,6 +27,8 @@ from .runner import run_study
 INDEX = "README.md"
 SITES = 12
 """Rows of the table of sites."""
+PLOTS = "plots"
+"""The folder of the pages' figures."""
 PROVENANCE = ("hwsim", "torch", "numpy", "numba")
 
 
@@ -53,19 +57,25 @@ def regenerate(name: str, results: Path, pages: Path, workers: int | None, say: 
     report = load_report(folder)
     write_page(report)
     path = pages / f"{name}.md"
-    write_file(path, page(file, report))
+    figures = {f"{PLOTS}/{name}-{number}.svg": figure for number, figure in enumerate(drawings(report), 1)}
+    (pages / PLOTS).mkdir(parents=True, exist_ok=True)
+    for place, figure in figures.items():
+        figure.save(pages / place)
+    write_file(path, page(file, report, figures))
     write_index(pages)
     return path
 
 
-def page(file: StudyFile, report: AnyReport) -> str:
-    """The question, the answer, the tables, and with what they were found."""
+def page(file: StudyFile, report: AnyReport, figures: Mapping[str, Drawing]) -> str:
+    """The question, the answer, the figures (by the path from the page), the tables, and with what they were found."""
     record = next(iter(report.records.values())) if isinstance(report, Report) else report.record
     versions = ", ".join(f"{name} {record['versions'][name]}" for name in PROVENANCE if name in record["versions"])
     hardware = f"{record['hardware']['processor']} ({record['hardware']['vector_instructions']})"
     lines = [f"# {file.study.name}", "", question(file), "", f"**{report.headline}**", ""]
     if report.missing:
         lines += [f"{report.missing} runs have no result.", ""]
+    for place, figure in figures.items():
+        lines += [f"![{figure.caption or figure.name}]({place})", ""]
     for table in _tables(report):
         lines += [f"## {table.title}", "", *markdown(table), ""]
     lines += [

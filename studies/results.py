@@ -3,67 +3,57 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from hwsim.errors import StudyError
 
-from .store import Store
+from .store import Store, last_row
 
 PLACES = """
 select unnest(places, recursive := true)
 from read_json($index, columns = {places: 'STRUCT(id VARCHAR, datapath VARCHAR, seed BIGINT, settings JSON, part VARCHAR)[]'})
 """
-RUNS = """
-select id, status, steps, seconds, started, host
-from read_json($runs, columns = {id: 'VARCHAR', status: 'VARCHAR', steps: 'BIGINT', seconds: 'DOUBLE', started: 'VARCHAR',
-    host: 'VARCHAR'})
-"""
 RESULTS = f"""
-with places as ({PLACES}), runs as ({RUNS}), metrics as (select * from read_parquet($metrics, union_by_name = true))
-select places.*, runs.* exclude (id), metrics.* exclude (id)
+with places as ({PLACES}), metrics as (select * from read_parquet($files, union_by_name = true))
+select places.*, runs.* exclude (id, reason, threads, hash), metrics.* exclude (id)
 from places join runs using (id) left join metrics using (id)
 order by part, datapath, settings, seed, epoch
 """
 AUDIT = f"""
-with finished as ({RUNS}),
-    grid as (select datapath, id from ({PLACES}) where part = '' and id in (select id from finished)),
-    places as (select datapath, min(id) as id from grid group by datapath),
-    audit as (select * from read_parquet($audit, union_by_name = true))
+with places as (select datapath, id from ({PLACES}) where part = ''), audit as (select * from read_parquet($files))
 select datapath, phase, gemm, role, "cast", mac, sum(count)::BIGINT as count, sum(flops)::BIGINT as flops
 from places join audit using (id) group by all order by all
 """
 NATIVE = f"""
-with finished as ({RUNS}),
-    grid as (select datapath, id from ({PLACES}) where part = '' and id in (select id from finished)),
-    places as (select datapath, min(id) as id from grid group by datapath),
-    native as (select * from read_parquet($native, union_by_name = true))
+with places as (select datapath, id from ({PLACES}) where part = ''), native as (select * from read_parquet($files))
 select datapath, phase, role, reason, string_agg(distinct op, ' ' order by op) as ops, sum(count)::BIGINT as count,
     sum(flops)::BIGINT as flops
 from places join native using (id) group by datapath, phase, role, reason order by all
 """
 EXPERIMENT = f"""
-with places as ({PLACES}), metrics as (select * from read_parquet($metrics, union_by_name = true))
+with places as ({PLACES}), metrics as (select * from read_parquet($files, union_by_name = true))
 select places.id, places.seed, metrics.* exclude (id) from places join metrics using (id) order by places.id, "row"
 """
-
-
-LISTED = f"""
-with places as ({PLACES}),
-    runs as (
-        select * from read_json($runs, columns = {{id: 'VARCHAR', status: 'VARCHAR', reason: 'VARCHAR', steps: 'BIGINT',
-            seconds: 'DOUBLE', started: 'VARCHAR', host: 'VARCHAR', threads: 'BIGINT', hash: 'VARCHAR'}})
-    ),
-    metrics as (
-        select * from read_parquet($metrics, union_by_name = true)
-        qualify row_number() over (partition by id order by $LAST desc) = 1
-    )
-select places.* exclude (settings), settings, runs.* exclude (id), metrics.* exclude (id)
-from places left join runs using (id) left join metrics using (id)
-"""
+PLACE = {"study": pa.string(), "id": pa.string(), "datapath": pa.string(), "seed": pa.int64(), "part": pa.string()}
+PLACE |= {"settings": pa.string()}
+RUN = {
+    "id": pa.string(),
+    "status": pa.string(),
+    "reason": pa.string(),
+    "steps": pa.int64(),
+    "seconds": pa.float64(),
+    "started": pa.string(),
+    "host": pa.string(),
+    "threads": pa.int64(),
+    "hash": pa.string(),
+}
+"""What tables have of a `run.json`; DuckDB takes more than ten times as long to read many of them."""
 
 
 def run_rows(folder: Path, where: str = "true") -> list[dict[str, Any]]:
@@ -79,43 +69,48 @@ def run_rows(folder: Path, where: str = "true") -> list[dict[str, Any]]:
         StudyError: the folder holds no study, or the condition is none.
     """
     store = Store(folder)
-    index, failed, running = store.index(), store.failed(), store.running()
-    pending = {id: ("failed", failure["error"]) for id, failure in failed.items()} | dict.fromkeys(running, ("running", ""))
-    states = pa.table(
-        {
-            "id": pa.array(pending, pa.string()),
-            "state": pa.array([state for state, _ in pending.values()], pa.string()),
-            "why": pa.array([why for _, why in pending.values()], pa.string()),
-        }
-    )
     with duckdb.connect() as connection:
-        if store.finished():
-            last = "row" if "experiment" in index["study"] else "epoch"
-            files = {"index": "study.json", "runs": "runs/[!.]*/run.json", "metrics": "runs/[!.]*/metrics.parquet"}
-            parameters = {name: str(folder / path) for name, path in files.items()}
-            table = connection.sql(LISTED.replace("$LAST", f'"{last}"'), params=parameters).to_arrow_table()
-        else:
-            places = connection.sql(PLACES, params={"index": str(folder / "study.json")}).to_arrow_table()
-            nothing = pa.nulls(len(places), pa.string())
-            table = places.append_column("status", nothing).append_column("reason", nothing)
-        connection.register("found", table)
-        connection.register("states", states)
-        # A condition reads these two tables and nothing else.
+        connection.register("found", _listed(store))
+        # A condition reads this table and nothing else.
         connection.execute("set enable_external_access = false; set lock_configuration = true")
-        query = """
-            select * from (
-                select $study as study, found.* replace (
-                    coalesce(found.status, states.state, 'missing') as status, coalesce(found.reason, states.why) as reason
-                ) from found left join states using (id)
-            ) where"""
+        query = f"select * from found where ({where}) order by part, datapath, settings, seed, id"
         try:
-            named = {"study": index["study"]["name"]}
-            chosen: pa.Table = connection.sql(
-                f"{query} ({where}) order by part, datapath, settings, seed, id", params=named
-            ).to_arrow_table()
+            chosen: pa.Table = connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
             raise StudyError(f"--where: got {where!r}: {str(error).splitlines()[0]}; allowed: SQL on the columns") from error
     return [_settled(row) for row in chosen.to_pylist()]
+
+
+def _listed(store: Store) -> pa.Table:
+    """A row for each place: study and place, state and record of its run, and the last row of its metrics."""
+    index, finished, columns = store.index(), store.finished(), {**PLACE, **RUN}
+    pending = {id: ("failed", failure["error"]) for id, failure in store.failed().items()}
+    pending |= dict.fromkeys(store.running(), ("running", ""))
+    records = {id: store.record(id) for id in finished}
+    lasts = {id: _last(store, record) for id, record in records.items()}
+    rows = []
+    for place in index["places"]:
+        status, reason = pending.get(place["id"], ("missing", None))
+        row = {"study": index["study"]["name"], **place, "settings": json.dumps(place["settings"])}
+        rows.append(
+            row | {"status": status, "reason": reason} | {k: v for k, v in records.get(place["id"], {}).items() if k in RUN}
+        )
+    metrics = dict.fromkeys(name for last in lasts.values() for name in last if name not in columns)
+    found = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in columns.items()}
+    return pa.table(found | {name: _column([lasts.get(row["id"], {}).get(name) for row in rows]) for name in metrics})
+
+
+def _last(store: Store, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The last row of a run's metrics, which its record has where JSON can say it."""
+    last: Mapping[str, Any] | None = record.get("last")
+    return last_row(pq.read_table(store.runs / record["id"] / "metrics.parquet")) if last is None else last
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """Numbers, truth values or texts; what is mixed as texts."""
+    kinds = {type(value) for value in values if value is not None}
+    mixed = len(kinds) > 1 and kinds != {int, float}
+    return pa.array([str(value) for value in values] if mixed else values)
 
 
 def _settled(row: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +128,8 @@ def results(folder: Path | str) -> pa.Table:
     Raises:
         StudyError: the folder holds no study, or no finished run.
     """
-    return _read(Path(folder), RESULTS, "metrics")
+    store = _with_results(folder)
+    return _read(store, RESULTS, "metrics", store.finished())
 
 
 def experiment_results(folder: Path | str) -> pa.Table:
@@ -142,7 +138,8 @@ def experiment_results(folder: Path | str) -> pa.Table:
     Raises:
         StudyError: as for `results`.
     """
-    return _read(Path(folder), EXPERIMENT, "metrics")
+    store = _with_results(folder)
+    return _read(store, EXPERIMENT, "metrics", store.finished())
 
 
 def audits(folder: Path | str) -> pa.Table:
@@ -151,7 +148,8 @@ def audits(folder: Path | str) -> pa.Table:
     Raises:
         StudyError: as for `results`.
     """
-    return _read(Path(folder), AUDIT, "audit")
+    store = _with_results(folder)
+    return _read(store, AUDIT, "audit", _one_each(store))
 
 
 def natives(folder: Path | str) -> pa.Table:
@@ -160,21 +158,42 @@ def natives(folder: Path | str) -> pa.Table:
     Raises:
         StudyError: as for `results`; runs of before this was stored have no rows.
     """
-    if not any(Path(folder).glob("runs/[!.]*/native.parquet")):
-        return pa.table({})
-    return _read(Path(folder), NATIVE, "native")
+    store = _with_results(folder)
+    return _read(store, NATIVE, "native", _one_each(store))
 
 
-def _read(folder: Path, query: str, table: str) -> pa.Table:
-    if not (folder / "study.json").is_file():
-        raise StudyError(f"{folder}: holds no study; allowed: a folder that `hwsim run` wrote")
-    if not any(folder.glob("runs/[!.]*/run.json")):
+def _with_results(folder: Path | str) -> Store:
+    store = Store(Path(folder))
+    store.index()
+    if not store.finished():
         raise StudyError(f"{folder}: holds no finished run")
-    parameters = {
-        "index": str(folder / "study.json"),
-        "runs": str(folder / "runs/[!.]*/run.json"),
-        table: str(folder / f"runs/[!.]*/{table}.parquet"),
-    }
-    used = {name: value for name, value in parameters.items() if f"${name}" in query}
+    return store
+
+
+def _one_each(store: Store) -> set[str]:
+    """The first finished run of each datapath of the grid, by id."""
+    finished, first = store.finished(), dict[str, str]()
+    for place in store.index()["places"]:
+        if place["part"] == "" and place["id"] in finished:
+            first[place["datapath"]] = min(first.get(place["datapath"], place["id"]), place["id"])
+    return set(first.values())
+
+
+def _runs(store: Store, ids: Iterable[str]) -> pa.Table:
+    records = [store.record(id) for id in sorted(ids)]
+    return pa.Table.from_pylist([{name: record.get(name) for name in RUN} for record in records], schema=pa.schema(RUN))
+
+
+def _parameters(store: Store, table: str = "", ids: Iterable[str] = ()) -> dict[str, Any]:
+    """The files of a query."""
+    files = [path for id in sorted(ids) if (path := store.runs / id / f"{table}.parquet").exists()]
+    return {"index": str(store.folder / "study.json"), **({"files": list(map(str, files))} if files else {})}
+
+
+def _read(store: Store, query: str, table: str, ids: set[str]) -> pa.Table:
+    parameters = _parameters(store, table, ids)
+    if "files" not in parameters:
+        return pa.table({})
     with duckdb.connect() as connection:
-        return connection.sql(query, params=used).to_arrow_table()
+        connection.register("runs", _runs(store, ids))
+        return connection.sql(query, params=parameters).to_arrow_table()

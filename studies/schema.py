@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, SerializeAsAny
 
 from hwsim.config import content_hash
+from hwsim.config.canonical import Plain
 from hwsim.config.record import Record
 from hwsim.datapaths import Datapath
 
@@ -188,7 +189,7 @@ def machine(datapath: Datapath) -> dict[str, Any]:
     for layer in (data, *data["overrides"].values()):
         for gemm in layer["gemm"].values():
             gemm["mac"] = _unlabelled(gemm["mac"])
-    return _unlabelled(data)
+    return Plain(_unlabelled(data))
 
 
 def _unlabelled(record: dict[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         """See `Sink.close`."""
-        self.run.finish(quiet=True)
+        self.run.finish()
 
 
 @cache

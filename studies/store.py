@@ -172,7 +172,7 @@ class Store:
             yield
 
     def _sweep(self) -> None:
-        """Remove what was left half-written, unless a living process is at it."""
+        """Remove what was left half-written, unless a living process is at it, and what a result has made out of date."""
         for folder in (self.runs, self.failures, self.folder / "checkpoints"):
             for path in folder.glob(".*"):
                 try:
@@ -180,6 +180,9 @@ class Store:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
                 except Claimed:
                     continue
+        for path in (*self.failures.glob("[!.]*.json"), *(self.folder / "checkpoints").glob("[!.]*.pt")):
+            if self.has(path.stem):
+                path.unlink(missing_ok=True)
         for path in (self.folder / "claims").glob("*"):
             if not is_claimed(path):
                 path.unlink(missing_ok=True)
@@ -198,6 +201,12 @@ def _write_result(folder: Path, record: Mapping[str, Any], tables: Mapping[str, 
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
     (folder / "run.json").write_text(json.dumps(record, indent=1))
+
+
+def last_row(metrics: pa.Table) -> dict[str, Any]:
+    """The last row of a table of one run, less the run's id; nothing of an empty one."""
+    rows: list[dict[str, Any]] = metrics.slice(max(0, len(metrics) - 1)).to_pylist()
+    return {name: value for row in rows for name, value in row.items() if name != "id"}
 
 
 def differences(old: Any, new: Any, path: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,13 +18,13 @@ import torch
 from torch import distributed as dist
 
 from .checkpoints import Checkpoints
-from .choices import CheckpointChoice
 from .ranks import Ranks
 from .schema import TrainingRun
 from .train import Outcome, Tell, train
 
 PATIENCE = timedelta(minutes=10)
 PR_SET_PDEATHSIG = 1
+GIVEN = "given.pickle"
 
 
 def train_together(run: TrainingRun, checkpoints: Checkpoints, tell: Tell) -> Outcome:
@@ -34,13 +35,8 @@ def train_together(run: TrainingRun, checkpoints: Checkpoints, tell: Tell) -> Ou
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        choice = checkpoints.choice.model_dump(mode="json")
-        place = {
-            "path": str(checkpoints.path.resolve()) if checkpoints.path else None,
-            "hash": checkpoints.hash,
-            "choice": choice,
-        }
-        (folder / "run.json").write_text(json.dumps({"run": run.model_dump(mode="json"), "checkpoints": place}))
+        # As an object, since the names of formats and units, which the audit tells, are no part of a run's JSON.
+        (folder / GIVEN).write_bytes(pickle.dumps((run, checkpoints)))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(run.processes)]
         # The processes of torchrun end with it, and it ends with this one, however that ends.
         with subprocess.Popen(
@@ -67,10 +63,7 @@ def train_together(run: TrainingRun, checkpoints: Checkpoints, tell: Tell) -> Ou
 
 def main(folder: Path) -> None:
     """One of the processes: rank 0, or any that diverged alone, writes what came of the run."""
-    given = json.loads((folder / "run.json").read_text())
-    run = TrainingRun.model_validate_json(json.dumps(given["run"]))
-    place = given["checkpoints"]
-    checkpoints = Checkpoints(Path(place["path"]) if place["path"] else None, place["hash"], CheckpointChoice(**place["choice"]))
+    run, checkpoints = pickle.loads((folder / GIVEN).read_bytes())
     torch.set_num_threads(run.threads)
     dist.init_process_group("nccl" if run.device == "cuda" else "gloo", timeout=PATIENCE)
     ranks = Ranks(dist.get_rank(), dist.get_world_size())

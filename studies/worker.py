@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -19,12 +20,12 @@ import torch
 from .checkpoints import Checkpoints
 from .claims import Claimed
 from .experiments import Row, experiments
-from .limits import limited
+from .limits import limited, peak_gib
 from .logs import Say, logged
 from .provenance import surroundings
 from .schema import ExperimentRun, Run, TrainingRun
 from .sinks import sunk
-from .store import Store
+from .store import Store, last_row
 from .terms import Terms
 from .together import train_together
 from .train import Outcome, train
@@ -112,8 +113,9 @@ def _performed(run: Run, store: Store, terms: Terms) -> Finished:
             with limited(terms.resources):
                 result = _result(run, store, terms, say)
             seconds = time.perf_counter() - clock
-            times = {"seconds": seconds, "started": started.isoformat()}
-            store.save(run.id, {**_identity(run), **result.record, **times, **terms.origin, **surroundings()}, result.tables)
+            record = {**_identity(run), **result.record, "last": _said(last_row(result.tables["metrics"]))}
+            times = {"seconds": seconds, "started": started.isoformat(), "memory_gib": peak_gib()}
+            store.save(run.id, {**record, **times, **terms.origin, **surroundings()}, result.tables)
         # Whatever a run dies of is that run's failure: the rest of the study goes on.
         except Exception as error:
             text, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
@@ -130,6 +132,11 @@ def _failed(store: Store, id: str, failure: Mapping[str, Any], seconds: float) -
     except OSError as error:
         return Finished(id, "failed", seconds, f"{failure['error']} (and it could not be stored: {error.strerror})")
     return Finished(id, "failed", seconds, failure["error"])
+
+
+def _said(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A row as JSON can say it; None where a number of it is not finite."""
+    return row if all(math.isfinite(value) for value in row.values() if isinstance(value, float)) else None
 
 
 def _identity(run: Run) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from hwsim.formats.rounding import Projection
 from hwsim.formats.scaled import CARRIERS
 from hwsim.formats.tiling import Tiling
 
-from .block_kernels import NEAREST_POWER, PIECE, round_pieces
+from .block_kernels import NEAREST_POWER, PIECE, round_pieces, run_tops
 from .block_loops import MANTISSA_BITS, SMALLEST_EXPONENT
-from .cpu import NO_DRAW, RECORD, readable
+from .cpu import CONVERTED, NO_DRAW, RECORD, WIDE, readable
 from .fast import NEAREST_SCALED, fast_loop
 from .magnitude_cpu import LIMITS, largest_magnitudes
+from .nearest_loops import INFINITY
 from .refusal import refuse_nan, refuse_special
 from .threads import in_threads
 
@@ -42,44 +43,93 @@ def round_blocks(
     Raises:
         FormatError: NaN or infinity where the rule refuses them.
     """
-    source = readable(x)
-    loop = _loop(rule, dtype) if source.dtype is torch.float32 else None
+    source = (x.detach() if x.requires_grad else x).contiguous()
+    loop = _loop(rule, dtype) if source.dtype is not torch.float64 else None
     wide = torch.float64 if dtype is torch.float64 else torch.float32
     if rule.numbers.special == ERROR and not bool(x.isfinite().all()):
         refuse_special(x)
-    out, scales = torch.empty_like(source, dtype=wide), np.empty(where.blocks)
-    flat, integers = source.numpy().reshape(-1), LIMITS[source.dtype]
-    levels = _levels(source, rule.numbers)
-    if flat.size:
-        span = max(where.width, PIECE // where.width * where.width)
-        pieces = where.outer * where.bands * -(-where.columns // span)
-        arguments = (
-            flat,
-            flat.view(integers[0]),
-            integers[1],
-            out.numpy().reshape(-1),
-            scales,
-            tuple(where),
-            levels,
-        )
+    out, scales = torch.empty_like(source, dtype=dtype), torch.empty(where.blocks, dtype=scale_dtype)
+    tops = _tops(source, rule.numbers, where)
+    levels = _levels(source, rule.numbers, tops)
+    if x.numel():
         records = _records(rule, dtype)
         narrow = records[0][1] if loop is not None and dtype is not wide else None
-        rest = tuple(draw) or NO_DRAW, records, loop, narrow
-        found = any(in_threads(lambda low, high: bool(round_pieces(low, high, *arguments, *rest)), pieces, flat.size))
-        if found and numbers_of(rule.element).refuses_nan:
+        rest = scales.numpy(), tuple(where), levels, tops, tuple(draw) or NO_DRAW, records, loop, narrow
+        if any(_in_pieces(source.view(-1), out.view(-1), where, rest)) and numbers_of(rule.element).refuses_nan:
             refuse_nan(x, out)
-    values = out if out.dtype is dtype else out.to(dtype)
     tensor = torch.tensor(levels[1], dtype=torch.float32)
     same = source is x and x.is_contiguous()
-    return (values if same else torch.empty_like(x, dtype=dtype).copy_(values)), torch.from_numpy(scales).to(scale_dtype), tensor
+    return (out if same else torch.empty_like(x, dtype=dtype).copy_(out)), scales, tensor
 
 
-def _levels(x: Tensor, numbers: ScaleNumbers) -> npt.NDArray[Any]:
+def _in_pieces(x: Tensor, out: Tensor, where: Tiling, rest: tuple[Any, ...]) -> list[bool]:
+    """The loop on all pieces. Of the narrow dtypes, which it cannot read, some at a time: neighbours in memory."""
+    span = max(where.width, PIECE // where.width * where.width)
+    band = -(-where.columns // span)
+    pieces = where.outer * where.bands * band
+    if x.dtype in WIDE and out.dtype in WIDE:
+        given, made = x.numpy(), out.numpy()
+        return in_threads(lambda low, high: _round(low, high, given, made, 0, rest), pieces, x.numel())
+    together = band if where.height > 1 else max(CONVERTED // span, 1)
+
+    def convert(low: int, high: int) -> bool:
+        found = False
+        for first in range(low, high, together):
+            last = min(first + together, high)
+            start, end = _start(first, where, band, span), _start(last, where, band, span)
+            part = readable(x[start:end])
+            rounded = torch.empty_like(part, dtype=out.dtype if out.dtype in WIDE else torch.float32)
+            found |= _round(first, last, part.numpy(), rounded.numpy(), start, rest)
+            out[start:end] = rounded
+        return found
+
+    return in_threads(torch.inference_mode()(convert), pieces, x.numel(), together)
+
+
+def _round(low: int, high: int, x: npt.NDArray[Any], out: npt.NDArray[Any], origin: int, rest: tuple[Any, ...]) -> bool:
+    integers, limits = LIMITS[torch.float64 if x.dtype == np.float64 else torch.float32]
+    return bool(round_pieces(low, high, x, out, origin, x.view(integers), limits, *rest))
+
+
+def _start(piece: int, where: Tiling, band: int, span: int) -> int:
+    """The tensor's element where a piece begins, `band` of them a row of blocks."""
+    matrix, row = divmod(piece // band, where.bands)
+    return (matrix * where.rows + row * where.height) * where.columns + piece % band * span
+
+
+def _tops(x: Tensor, numbers: ScaleNumbers, where: Tiling) -> npt.NDArray[Any]:
+    """The bits of the blocks' largest magnitudes, where `two_level` needs them before the first block is rounded; else none.
+
+    None, too, where blocks are no runs of elements, or one has NaN or an infinity, and for float64.
+    """
+    none, run = np.empty(0, np.int32), where.height == 1 and where.columns % where.width == 0
+    if numbers.rule != TWO_LEVEL or x.dtype is torch.float64 or not run or not x.numel():
+        return none
+    tops, flat = np.empty(where.blocks, np.int32), x.view(-1)
+    step = where.blocks if x.dtype is torch.float32 else max(CONVERTED // where.width, 1)
+
+    def find(low: int, high: int) -> int:
+        worst = 0
+        for first in range(low, high, step):
+            last = min(first + step, high)
+            part = readable(flat[first * where.width : last * where.width])
+            worst = max(worst, int(run_tops(part.numpy().view(np.int32), tops[first:last], where.width)))
+        return worst
+
+    return tops if max(in_threads(find, tops.size, x.numel())) < INFINITY else none
+
+
+def _levels(x: Tensor, numbers: ScaleNumbers, tops: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """S and t of the rule `two_level`, ones elsewhere."""
     if numbers.rule != TWO_LEVEL or not x.numel():
         return np.ones(2)
     single = np.finfo(np.float32)
-    amax = np.float32(min(float(largest_magnitudes(x, 1)), float(single.max)))
+    if tops.size:
+        largest = float(tops.max().view(np.float32))
+    else:
+        parts = (x,) if x.dtype in WIDE else torch.split(x.view(-1), CONVERTED)
+        largest = max(float(largest_magnitudes(readable(part), 1)) for part in parts)
+    amax = np.float32(min(largest, float(single.max)))
     if amax == 0:
         return np.ones(2)
     with np.errstate(over="ignore"):

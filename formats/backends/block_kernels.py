@@ -14,7 +14,7 @@ from . import block_loops, drawn_loops, kernels, magnitude_kernels, nearest_loop
 from . import block_scales as scale_loops
 from . import fast as fast_loops
 from . import words as random_words
-from .block_loops import MANTISSA_BITS, SMALLEST_EXPONENT, nearest_blocks, power_scales
+from .block_loops import MANTISSA_BITS, SMALLEST_EXPONENT, nearest_blocks, power_scales, tops_of
 from .block_scales import LARGEST, best_scale, block_scales, block_tops, finite_tops
 from .compiling import inlined, kept, sources
 from .fast import fast
@@ -86,19 +86,21 @@ def round_products(
 
 
 def _entry(version: int) -> Any:
-    """round_pieces, which numba compiles again for another version of its sources."""
+    """run_tops and round_pieces, which numba compiles again for another version of its sources."""
 
     @kept
     def round_pieces(
         low: Any,
         high: Any,
         x: Any,
+        out: Any,
+        origin: Any,
         bits: Any,
         limits: Any,
-        out: Any,
         scales: Any,
         tiling: Any,
         levels: Any,
+        known: Any,
         draw: Any,
         rule: Any,
         loop: Any,
@@ -107,10 +109,12 @@ def _entry(version: int) -> Any:
         """Round the pieces low .. high - 1: up to PIECE columns of a row of blocks. Returns whether an element became NaN.
 
         Args:
-            x, out: contiguous, float32 or float64. bits, limits: see largest_finite_bits.
-            scales: float64, one a block.
+            x, out: contiguous, float32 or float64; their first elements are the tensor's element `origin`.
+            bits, limits: x as integers, and what largest_finite_bits takes.
+            scales: float32 or float64, one a block.
             tiling: the fields of a Tiling.
             levels: S and t of the rule `two_level`, ones elsewhere.
+            known: the bits of each block's largest magnitude, all finite, where they are known; else empty.
             draw: the numbers of a Draw.
             rule: the records of the rules of elements, of the result's dtype, of scales and of trials; the ScaleNumbers.
             loop: the fast loop for elements (see fast.py), or None, which compiles to none.
@@ -131,10 +135,15 @@ def _entry(version: int) -> Any:
             band, left = piece // pieces, piece % pieces * span
             above = band % bands * height
             tall, n = min(height, rows - above), min(span, columns - left)
-            first = (band // bands * rows + above) * columns + left
+            first = (band // bands * rows + above) * columns + left - origin
             count, strip = -(-n // width), band * strips + left // width
             own, top, amax = scales[strip : strip + count], tops[:count], tops[:count].view(x.dtype)
-            special = block_tops(bits, first, columns, tall, width, top, buffer[:n], limits)
+            special = False
+            if known.size:
+                for b in range(count):
+                    top[b] = known[strip + b]
+            else:
+                special = block_tops(bits, first, columns, tall, width, top, buffer[:n], limits)
             if special:
                 finite_tops(bits, first, columns, tall, width, n, top, broken, limits)
             powers = False
@@ -176,8 +185,9 @@ def _entry(version: int) -> Any:
                         spread(reciprocals[:count], np.float64(1), width, inverses[:n])
                     spread_out = True
                 if records[0].mode == STOCHASTIC:
-                    skip = (start + draw[4]) & (BLOCK - 1)
-                    fill_words(words, (start + draw[4]) >> 6, (skip + n + BLOCK - 1) >> 6, draw)
+                    word = start + origin + draw[4]
+                    skip = word & (BLOCK - 1)
+                    fill_words(words, word >> 6, (skip + n + BLOCK - 1) >> 6, draw)
                 row = x[start : start + n], target, words[skip : skip + n]
                 if not done:
                     if numbers.rule == TWO_LEVEL:
@@ -193,10 +203,16 @@ def _entry(version: int) -> Any:
                     found |= general(*row, divisors, 1, records[0], records[1])
         return found
 
-    return round_pieces
+    @kept
+    def run_tops(bits: Any, tops: Any, width: Any) -> Any:
+        """The bits of the largest magnitude of each block of float32 bits, into tops. Returns the largest of all."""
+        worst = tops_of(bits, tops, width)
+        return worst if version >= 0 else np.int32(0)  # a version that is not named would not be closed over
+
+    return run_tops, round_pieces
 
 
-round_pieces = _entry(
+run_tops, round_pieces = _entry(
     sources(
         __file__,
         scale_loops.__file__,

@@ -94,7 +94,7 @@ def block_scales(amax: Any, raw: Any, scales: Any, words: Any, levels: Any, numb
     """The scale of each block from its largest magnitude, by every rule but `mse`.
 
     Args:
-        amax: in the tensor's dtype. raw: a buffer like it. scales: float64.
+        amax: in the tensor's dtype. raw: a buffer like it. scales: float32 or float64.
         levels: S of the rule `two_level`, then t. loop: whether scales may be rounded by the fast loop, or None.
     """
     rule, divisor = records[2], np.ones(1)

@@ -23,6 +23,10 @@ from .threads import in_threads
 from .words import BLOCK
 
 ONE = np.ones(1)
+WIDE = (torch.float32, torch.float64)
+"""The dtypes that the compiled loops read and write."""
+CONVERTED = 1 << 14
+"""Elements of another dtype that are converted at a time."""
 NO_DRAW = (0, 0, 0, 0, 0)
 RECORD = np.dtype([(name, np.int64 if i < INTEGERS else np.float64) for i, name in enumerate(Rule._fields)])
 
@@ -38,22 +42,38 @@ def round_tensor(
     count = x.numel()
     if not count:
         return torch.empty_like(x, dtype=dtype)
-    wide = torch.float64 if dtype is torch.float64 else torch.float32
-    source = readable(x)
-    out = torch.empty_like(source, dtype=wide)
+    source = (x.detach() if x.requires_grad else x).contiguous()
+    out = torch.empty_like(source, dtype=dtype)
     scales, where = ONE, Geometry(count, count)
     if scale is not None:
         scales, where = scale.detach().double().numpy().reshape(-1), geometry
-    exact = source.dtype is torch.float32 is wide and (scale is None or scale.dtype is not torch.float64)
-    round_part, rest = _level_work(rule, exact, scale, dtype) if isinstance(rule, LevelRule) else _work(rule, exact, scale, dtype)
-    arguments = scales, tuple(where), tuple(draw) or NO_DRAW, *rest
-    given, result = source.numpy().reshape(-1), out.numpy().reshape(-1)
-    found = any(in_threads(lambda low, high: bool(round_part(given, result, low, high, *arguments)), count, count, BLOCK))
-    if found and (rule.numbers if isinstance(rule, LevelRule) else rule).refuses_nan:
+    single = source.dtype is not torch.float64 and dtype is not torch.float64
+    exact = single and (scale is None or scale.dtype is not torch.float64)
+    loop, rest = _level_work(rule, exact, scale, dtype) if isinstance(rule, LevelRule) else _work(rule, exact, scale, dtype)
+    work = _part(source.view(-1), out.view(-1), loop, (scales, tuple(where), tuple(draw) or NO_DRAW, *rest))
+    if any(in_threads(work, count, count, BLOCK)) and (rule.numbers if isinstance(rule, LevelRule) else rule).refuses_nan:
         refuse_nan(x, out)
-    if dtype is not wide:
-        out = out.to(dtype)
     return out if source is x or out.stride() == x.stride() else torch.empty_like(x, dtype=dtype).copy_(out)
+
+
+def _part(x: Tensor, out: Tensor, loop: Callable[..., bool], rest: tuple[Any, ...]) -> Callable[[int, int], bool]:
+    """The loop on elements low .. high - 1; the narrow dtypes, which it cannot read, in pieces that stay in the cache."""
+    if x.dtype in WIDE and out.dtype in WIDE:
+        given, made = x.numpy(), out.numpy()
+        return lambda low, high: bool(loop(given, made, low, high, 0, *rest))
+
+    @torch.inference_mode()  # of the thread: `out` may be a tensor of the caller's
+    def convert(low: int, high: int) -> bool:
+        found = False
+        for first in range(low, high, CONVERTED):
+            last = min(first + CONVERTED, high)
+            piece = x[first:last].to(x.dtype if x.dtype in WIDE else torch.float32)
+            rounded = torch.empty_like(piece, dtype=out.dtype if out.dtype in WIDE else torch.float32)
+            found |= bool(loop(piece.numpy(), rounded.numpy(), first, last, first, *rest))
+            out[first:last] = rounded
+        return found
+
+    return convert
 
 
 Work = tuple[Callable[..., bool], tuple[Any, ...]]
@@ -61,7 +81,7 @@ Work = tuple[Callable[..., bool], tuple[Any, ...]]
 
 
 def _work(rule: Rule, exact: bool, scale: Tensor | None, dtype: torch.dtype) -> Work:
-    records = _records(rule, dtype)
+    records = kept_records(rule, dtype)
     loop = fast_loop(rule, scale is not None) if exact else None
     narrow = records[1] if loop is not None and scale is not None and dtype in (torch.float16, torch.bfloat16) else None
     return round_range, (records, loop, narrow)
@@ -83,6 +103,6 @@ def readable(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1024)
-def _records(rule: Rule, dtype: torch.dtype) -> npt.NDArray[Any]:
+def kept_records(rule: Rule, dtype: torch.dtype) -> npt.NDArray[Any]:
     """The rule of the format and that of the result's dtype, as the kernels take them."""
     return np.array([tuple(rule), tuple(lower(CARRIERS[dtype], Projection(overflow="infinity")))], dtype=RECORD)

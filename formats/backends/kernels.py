@@ -235,6 +235,7 @@ def _entry(version: int) -> Any:
         out: Any,
         low: Any,
         high: Any,
+        origin: Any,
         scale: Any,
         geometry: Any,
         draw: Any,
@@ -242,10 +243,10 @@ def _entry(version: int) -> Any:
         loop: Any,
         narrow: Any,
     ) -> Any:
-        """Round the elements low .. high - 1 of x into out. Returns whether one became NaN.
+        """Round the elements low .. high - 1 of a tensor. Returns whether one became NaN.
 
         Args:
-            x, out: contiguous, float32 or float64.
+            x, out: contiguous, float32 or float64; their first elements are the tensor's element `origin`.
             scale: float64, at least one element.
             geometry: the fields of a Geometry.
             draw: the numbers of a Draw.
@@ -269,7 +270,12 @@ def _entry(version: int) -> Any:
                 g = place // length
                 end = min(stop, r * row + min((g + 1) * length, row))
                 first_scale = ((r // period) * blocks + (r % period) // size) * step + g + stride * (place - g * length)
-                pieces = x[low:end], out[low:end], words[skip : skip + end - low], scale[first_scale:]
+                pieces = (
+                    x[low - origin : end - origin],
+                    out[low - origin : end - origin],
+                    words[skip : skip + end - low],
+                    scale[first_scale:],
+                )
                 done = False
                 if loop is not None:
                     done = fast(*pieces, stride, rule, loop, narrow)

@@ -248,6 +248,7 @@ def _entry(version: int) -> Any:
         out: Any,
         low: Any,
         high: Any,
+        origin: Any,
         scale: Any,
         geometry: Any,
         draw: Any,
@@ -255,10 +256,10 @@ def _entry(version: int) -> Any:
         table: Any,
         loop: Any,
     ) -> Any:
-        """Round the elements low .. high - 1 of x into out. Returns whether one became NaN.
+        """Round the elements low .. high - 1 of a tensor. Returns whether one became NaN.
 
         Args:
-            x, out: contiguous, float32 or float64.
+            x, out: contiguous, float32 or float64; their first elements are the tensor's element `origin`.
             scale: float64, at least one element.
             geometry: the fields of a Geometry.
             draw: the numbers of a Draw.
@@ -283,7 +284,7 @@ def _entry(version: int) -> Any:
                 g = place // length
                 end = min(stop, r * row + min((g + 1) * length, row))
                 first_scale = ((r // period) * blocks + (r % period) // size) * step + g + stride * (place - g * length)
-                divisors, pieces = scale[first_scale:], (x[low:end], out[low:end])
+                divisors, pieces = scale[first_scale:], (x[low - origin : end - origin], out[low - origin : end - origin])
                 done = False
                 if loop is not None:
                     quotients = None if loop[2] is None else np.empty(CHUNK)

@@ -10,31 +10,40 @@ from torch import Tensor
 
 from hwsim.formats.grid import Grid
 
-from .cpu import readable
+from .cpu import CONVERTED, readable
 from .pack_kernels import GROUP, pack_range
 from .threads import in_threads
 
 BYTE = 8
+DTYPES = torch.float32, torch.float16, torch.bfloat16
 LOWEST, HIGHEST = -126, 100
 
 
 def pack_values(x: Tensor, grid: Grid, low_first: bool) -> Tensor | None:
-    """The codes of float32 values in bytes, row by row; None where the compiled loops do not do it.
+    """The codes of values in one of DTYPES in bytes, row by row; None where the compiled loops do not do it.
 
     That is: codes wider than a byte, rows that are no multiples of 8, other dtypes or devices, formats near the ends of float32's
     range, and elements that are no finite value of the format (among them NaN and infinities, which the format may have).
     """
-    ordinary = x.is_cpu and x.dtype is torch.float32 and x.dim() > 0 and x.numel() > 0
+    ordinary = x.is_cpu and x.dtype in DTYPES and x.dim() > 0 and x.numel() > 0
     narrow = grid.bits <= BYTE and grid.zero and LOWEST <= grid.smallest_exponent <= HIGHEST
     if not (ordinary and narrow and x.shape[-1] % GROUP == 0):
         return None
-    source = readable(x)
+    source = x.contiguous().view(-1)
     out = torch.empty(*x.shape[:-1], x.shape[-1] * grid.bits // BYTE, dtype=torch.uint8)
-    values, packed = source.numpy().reshape(-1), out.numpy().reshape(-1)
+    packed, step = out.numpy().reshape(-1), x.numel() if x.dtype is torch.float32 else CONVERTED
     ends = np.float32(grid.min_value), np.float32(grid.max_value)
     arguments = _numbers(grid), grid.uniform, ends, grid.bits, low_first
-    parts = in_threads(lambda low, high: bool(pack_range(values, packed, low, high, *arguments)), x.numel(), x.numel(), GROUP)
-    return out if all(parts) else None
+
+    def pack(low: int, high: int) -> bool:
+        for first in range(low, high, step):
+            last = min(first + step, high)
+            values, room = readable(source[first:last]).numpy(), packed[first * grid.bits // BYTE : last * grid.bits // BYTE]
+            if not pack_range(values, room, 0, last - first, *arguments):
+                return False
+        return True
+
+    return out if all(in_threads(pack, x.numel(), x.numel(), GROUP)) else None
 
 
 @lru_cache(maxsize=1024)

@@ -183,16 +183,26 @@ def _problems(fault: _Fault, document: Document, prefix: Path, synonyms: Mapping
 def _told(error: Exception, document: Document, path: Path, value: Any) -> Iterator[Problem]:
     """What a validator said itself; a FormatError's `field` and a ConfigError's `path` lead on from where it stood."""
     if isinstance(error, ConfigError):
-        for problem in error.problems:
-            inner = problem.path if problem.path.startswith("[") or not problem.path else f".{problem.path}"
-            here = Problem(problem.message, document.name, document.line(path), path_text(path) + inner)
-            yield problem if problem.file else here
+        yield from (problem if problem.file else _led_on(problem, document, path) for problem in error.problems)
         return
     message, parts = str(error), tuple(error.field.split(".")) if isinstance(error, FormatError) and error.field else ()
     for part in parts:
         if isinstance(value, Mapping):
             path, value = (*path, part), value.get(part)
+        elif value is None:  # written elsewhere, as what `all` spreads
+            path = (*path, part)
     yield document.problem(path, message.removeprefix(f"{path[-1]}: ") if path else message)
+
+
+def _led_on(problem: Problem, document: Document, path: Path) -> Problem:
+    """A problem of what a validator took for a document; that is often named after the key that it stands under."""
+    key, inner = str(path[-1]) if path else "", problem.path
+    if key and (inner == key or inner.startswith(f"{key}.")):
+        inner = inner[len(key) :]
+    elif inner and not inner.startswith("["):
+        inner = f".{inner}"
+    message = problem.message if inner else problem.message.removeprefix(f"{key}: ")
+    return Problem(message, document.name, document.line(path), path_text(path) + inner)
 
 
 def _untagged(union: Schema, value: Any, document: Document, path: Path) -> Problem:

@@ -25,7 +25,7 @@ from .peer_softfloat import SOFTFLOAT
 from .peers import Array, Peer, compare, different
 from .registry import Check, Depth, Outcome
 
-FIXED = {"fixed8.4": Fixed(8, 4), "ufixed6.8": Fixed(6, 8, signed=False), "fixed8.-3": Fixed(8, -3), "fixed16.15": Fixed(16, 15)}
+FIXED = {"fixed8.4": Fixed(8, 4), "ufixed6.6": Fixed(6, 6, signed=False), "fixed8.-3": Fixed(8, -3), "fixed16.15": Fixed(16, 15)}
 """Fixed point has no names of its own in the catalogue; these stand for it."""
 
 

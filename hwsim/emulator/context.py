@@ -200,6 +200,7 @@ def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimize
         if optimizer is None or stepping is getattr(optimizer, "base", optimizer):
             engine.draws.step += 1
             engine.clock.next_step()
+            engine.copies.clear()
             engine.loss.end_step()
             with mode.rest():
                 engine.scales.advance()

@@ -60,7 +60,8 @@ def run_convolution(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: d
     ports = site.ports("output", "input", "weight")
     operands = Given("input", x), Given("weight", weight)
     if ports.native:
-        a, b = (_cast(ports, i, given, geometry, place.call) for i, given in enumerate(operands))
+        again = torch.is_grad_enabled() and x.requires_grad
+        a, b = (_cast_once(engine, ports, i, given, geometry, place.call, again) for i, given in enumerate(operands))
         out = plan.func(a, b, None if bias is None else bias.to(a.dtype), *args[3:], **kwargs).to(x.dtype)
     else:
         out = _emulated(ports, place, "output", operands, geometry, tuple(weight.shape))
@@ -103,7 +104,7 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
         cast_grad: Tensor | None = None
         if mask[0] and to_input.native:
             cast_grad = _cast(to_input, 0, for_input[0], geometry, place.call)
-            w = _cast(to_input, 1, for_input[1], geometry, place.call)
+            w = _cast_once(engine, to_input, 1, for_input[1], geometry, place.call)
             grads[0] = native(list(INPUT_ONLY), cast_grad, x.to(w.dtype), w)[0].to(x.dtype)
         elif mask[0]:
             grads[0] = _emulated(to_input, place, "grad_input", for_input, geometry, tuple(x.shape)).to(x.dtype)
@@ -199,6 +200,16 @@ def _cast(ports: GemmPorts, side: int, given: Given, geometry: lowering.Geometry
     x = spatial.rotated(given.x, given.role, geometry, ports.signs, -1 if outer_first else -2)
     axis = (ports.left_axis, ports.right_axis)[side]
     return spatial.cast(port or (ports.left, ports.right)[side], x, given.role, geometry, call, axis)
+
+
+def _cast_once(
+    engine: Engine, ports: GemmPorts, side: int, given: Given, geometry: lowering.Geometry, call: int, again: bool = False
+) -> Tensor:
+    """The same, made once for the GEMMs of a step that read it."""
+    port = (ports.left, ports.right)[side]
+    if ports.signs is not None or port.passes(given.x.dtype):
+        return _cast(ports, side, given, geometry, call)
+    return engine.copies.of(port, given.x, given.role, again, lambda: _cast(ports, side, given, geometry, call))
 
 
 def _emulated(

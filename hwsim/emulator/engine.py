@@ -12,9 +12,10 @@ from hwsim.datapaths import Datapath
 from hwsim.errors import ConfigError, nearest
 
 from .audit import Audit
+from .copies import Copies
 from .loss_scaling import LossScaler
 from .observing import Observer
-from .opened import STATISTICS
+from .opened import STATISTICS, note_square, squares
 from .operations import HIDDEN, MOVES, VECTOR, Kind
 from .optimizer import OptimizerUnit
 from .origins import PLAIN, Origin, Role, Stored, joined, note, origin_of, tensors_in
@@ -58,6 +59,7 @@ class Engine:
         self.records = records
         self.clock = Clockwork(self.sites, records, observer)
         self.audit = Audit()
+        self.copies = Copies()
         self.optimizer = OptimizerUnit(datapath.optimizer, self.sites, self.audit, names)
         self.scales.joined.append(self.optimizer.hold_scale)
 
@@ -116,12 +118,19 @@ class Engine:
         if not self.records.hooked:
             self._note_layer(phase, tensors)
         if plan.writes:
-            self._rewrite(plan, plan.written(args, kwargs), phase, layer, origin)
+            written = plan.written(args, kwargs)
+            self._rewrite(plan, written, phase, layer, origin)
+            if layer.steps is not None:
+                for x in written:
+                    note_square(x, False)
             if plan.returns_written:
                 return out
         if steps is not None and plan.name in STATISTICS:
             return (self._results(plan, out[0], phase, layer, origin), *out[1:])
-        return self._results(plan, out, phase, layer, origin)
+        made = self._results(plan, out, phase, layer, origin)
+        if layer.steps is not None and squares(plan.name, args):
+            note_square(made, True)
+        return made
 
     def run_update(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], flops: int | None = None) -> Any:
         """Arithmetic of the optimizer's step."""

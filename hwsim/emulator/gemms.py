@@ -55,8 +55,11 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     a, b = rotated(ports, *_matrix(left, right))
     if ports.native and a.dtype is left.dtype:
         operands = list(args)
-        operands[i] = _as(left, cast_operand(ports.left, a, True, ports.left_outer_first, place.call, ports.left_axis))
-        operands[j] = _as(right, cast_operand(ports.right, b, False, ports.right_outer_first, place.call, ports.right_axis))
+        again = torch.is_grad_enabled() and left.requires_grad and right.requires_grad
+        side = ports.left, a, True, ports.left_outer_first, place.call, ports.left_axis, engine.copies, place.left, again
+        operands[i] = _as(left, cast_operand(*side))
+        side = ports.right, b, False, ports.right_outer_first, place.call, ports.right_axis, engine.copies, place.right, again
+        operands[j] = _as(right, cast_operand(*side))
         out = plan.func(*operands, **kwargs)
     else:
         product = emulated(place.site, ports, a, b, place.gemm, place.call)

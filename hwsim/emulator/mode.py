@@ -43,7 +43,7 @@ class EmulatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.engine = engine
         self._resting = False
-        self._plans: dict[OpOverload, tuple[Plan, Runner | None]] = {}
+        self._plans: dict[int, tuple[Plan, Runner | None]] = {}
 
     @contextmanager
     def rest(self) -> Iterator[None]:
@@ -60,10 +60,10 @@ class EmulatorMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **(kwargs or {}))
         if types and not PLAIN_TYPES.issuperset(types):
             return NotImplemented
-        found = self._plans.get(func)
+        found = self._plans.get(id(func))  # the plan holds the operation, whose own hash is computed in Python
         if found is None:
             plan = Plan(func)
-            found = self._plans[func] = (plan, RUNNERS.get(plan.kind))
+            found = self._plans[id(func)] = (plan, RUNNERS.get(plan.kind))
         plan, runner = found
         if runner is None:
             with self:

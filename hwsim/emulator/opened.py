@@ -26,6 +26,7 @@ from .norms import (
 from .operations import LOSSES, SUMMING, plain_name
 from .stepping import Stepping, carried
 
+SQUARE = "hwsim_square"
 NONE, MEAN = 0, 1
 """Values of the losses' argument `reduction`; 2 is the sum."""
 Opened = Callable[..., Any]
@@ -83,8 +84,33 @@ def total(unit: Stepping, x: Tensor, dim: Any = None, keepdim: bool = False, dty
 
 
 def mean(unit: Stepping, x: Tensor, dim: Any = None, keepdim: bool = False, dtype: torch.dtype | None = None) -> Tensor:
-    """The sum over some axes, or over all, divided by the number of elements."""
-    return _reduced(x, dim, keepdim, dtype, lambda rows: unit.mean(unit.sum(rows), rows.shape[-1]))
+    """The sum over some axes, or over all, divided by the number of elements; of squares it is the step `variance`."""
+    step = unit.variance if is_square(x) else unit.mean
+    return _reduced(x, dim, keepdim, dtype, lambda rows: step(unit.sum(rows), rows.shape[-1]))
+
+
+def rsqrt(unit: Stepping, x: Tensor) -> Tensor:
+    """1 / sqrt(x), where a norm is written out in operations."""
+    return unit.rsqrt(carried(x), 0.0).to(x.dtype)
+
+
+def squares(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether an operation squares its operand."""
+    return (name == "pow" and isinstance(args[1], int | float) and args[1] == 2) or (name == "mul" and args[0] is args[1])
+
+
+def note_square(x: Tensor, made: bool) -> None:
+    """Note on a tensor's storage whether its numbers are squares, as those that an RMS norm takes the mean of."""
+    storage = x.untyped_storage()
+    if made:
+        setattr(storage, SQUARE, True)
+    elif hasattr(storage, SQUARE):
+        delattr(storage, SQUARE)
+
+
+def is_square(x: Tensor) -> bool:
+    """Whether the numbers of a tensor were noted as squares."""
+    return hasattr(x.untyped_storage(), SQUARE)
 
 
 OPENED: Mapping[str, Opened] = {
@@ -105,6 +131,7 @@ OPENED: Mapping[str, Opened] = {
     "native_batch_norm_backward": batch_norm_backward,
     "sum": total,
     "mean": mean,
+    "rsqrt": rsqrt,
 }
 """Operations by name in the tables; their arguments are those of the ATen operation, after the unit."""
 

@@ -141,6 +141,7 @@ class OptimizerUnit:
     def store(self, stored: Stored, call: int = 1) -> None:
         """Round a stored tensor to its format."""
         stored.dirty = False
+        stored.writes += 1
         x = stored.tensor()
         port = self._ports[stored]
         if x is None or port.passes(x.dtype):
@@ -150,6 +151,7 @@ class OptimizerUnit:
 
     def write(self, stored: Stored, op: str, phase: Phase, flops: int) -> None:
         """A stored tensor was written: it waits for its rounding inside a step, and is rounded at once elsewhere."""
+        stored.writes += 1
         self.audit.other(phase, op, stored.name, stored.kind, self._ports[stored].cast, flops)
         if stored.kind == "counter":
             return

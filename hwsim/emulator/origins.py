@@ -35,10 +35,10 @@ class Stored(Origin):
     """A tensor that lives from step to step: a parameter or an optimizer state.
 
     `kind` is `weight`, `momentum`, `variance`, `state`, `scale` or `counter` (the last two never rounded). `dirty` says that it
-    has been written since it was last rounded to its format.
+    has been written since it was last rounded to its format; `writes` counts.
     """
 
-    __slots__ = ("dirty", "kind", "name", "owners", "tensor")
+    __slots__ = ("dirty", "kind", "name", "owners", "tensor", "writes")
 
     def __init__(self, kind: str, name: str, tensor: Tensor, owners: tuple[str, ...] = ()) -> None:
         super().__init__(Role.WEIGHT if kind == "weight" else Role.CONST)
@@ -47,6 +47,7 @@ class Stored(Origin):
         self.owners = owners
         self.tensor = ref(tensor)
         self.dirty = False
+        self.writes = 0
         if kind == "weight":
             self.weight = self
 

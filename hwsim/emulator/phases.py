@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from enum import Enum
 
 import torch
@@ -18,6 +18,8 @@ from .sites import Layer, Sites
 
 class Phase(Enum):
     """The parts of a training loop."""
+
+    __hash__ = object.__hash__  # one of its kind, and hashed at every operation: Enum's own is in Python
 
     ENTRY = "entry"
     FORWARD = "forward"
@@ -107,12 +109,13 @@ class Clockwork:
     def phase(self) -> Phase:
         """What runs now."""
         task = graph_task()
-        if self.stepping == task and not self.frames and not torch.is_grad_enabled():
+        if self.stepping is not None and self.stepping == task and not self.frames and not torch.is_grad_enabled():
             return Phase.OPTIMIZER
         if task != -1:
             if torch._C._current_autograd_node() is None:
                 return Phase.CALLBACK
-            return Phase.RECOMPUTE if torch.is_grad_enabled() else Phase.BACKWARD
+            recomputed = torch.is_grad_enabled() or (self.frames and self.frames[-1].task == task)
+            return Phase.RECOMPUTE if recomputed else Phase.BACKWARD
         if self.frames:
             return Phase.EVALUATION if self.evaluating else Phase.FORWARD
         return Phase.LOSS if torch.is_grad_enabled() else Phase.OTHER
@@ -213,6 +216,5 @@ class Clockwork:
         )
 
 
-def graph_task() -> int:
-    """The backward pass that runs in this thread, or -1."""
-    return int(torch._C._current_graph_task_id())
+graph_task: Callable[[], int] = torch._C._current_graph_task_id
+"""The backward pass that runs in this thread, or -1."""

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hwsim.casting import Quantized, apply, apply_in_units, elements, parts
+from hwsim.casting import Quantized, apply, apply_in_units, direct, elements, parts
 from hwsim.casts import Cast
 from hwsim.errors import ConfigError, FormatError
 from hwsim.formats.block import element_format
+from hwsim.formats.operators import unwatched
 from hwsim.formats.philox import Draw
 
 from .meter import Meter
@@ -49,7 +50,7 @@ class Port:
         kept: the scale, where it is state of the run.
     """
 
-    __slots__ = ("_passes", "cast", "convert", "draws", "grouped", "kept", "meter", "ranked", "site", "stochastic")
+    __slots__ = ("_passes", "cast", "convert", "direct", "draws", "grouped", "kept", "meter", "ranked", "site", "stochastic")
 
     def __init__(
         self,
@@ -71,6 +72,8 @@ class Port:
         self.stochastic = cast is not None and cast.rounding.is_stochastic
         self.grouped = cast is not None and cast.blocked
         self._passes: dict[torch.dtype, bool] = {}
+        plain = cast is not None and convert is apply and meter is None and kept is None
+        self.direct = direct(cast) if plain and cast is not None else None
 
     def passes(self, dtype: torch.dtype) -> bool:
         """Whether tensors of this dtype go through unchanged."""
@@ -94,6 +97,10 @@ class Port:
             return self(x.reshape(1), call, axis, site).reshape(())
         unit = None
         try:
+            if self.direct is not None and unwatched(x):
+                known = self.direct(x)
+                if known is not None:
+                    return known
             if self.meter is not None:
                 y, unit = apply_in_units(self.cast, x, self._draw(call, site), axis, self._scale(x, call))
             elif self.kept is None:

@@ -8,9 +8,11 @@ from torch import Tensor
 from hwsim.casting import Quantized
 from hwsim.errors import ConfigError, FormatError
 from hwsim.hadamard import rotate
+from hwsim.layering import Operand
 from hwsim.macs import matmul
 from hwsim.macs.quantized import Scaled, transposed
 
+from .copies import Copies
 from .ports import Port
 from .sites import GemmPorts, Site
 
@@ -22,12 +24,26 @@ def rotated(ports: GemmPorts, left: Tensor, right: Tensor) -> tuple[Tensor, Tens
     return rotate(left, ports.signs, -1), rotate(right, ports.signs, -2)
 
 
-def cast_operand(port: Port, x: Tensor, left: bool, outer_first: bool, call: int, axis: int | None = None) -> Tensor:
-    """An operand (.., M, K) or (.., K, N), cast in its canonical layout; groups run along the contracted axis unless said."""
+def cast_operand(
+    port: Port,
+    x: Tensor,
+    left: bool,
+    outer_first: bool,
+    call: int,
+    axis: int,
+    copies: Copies | None = None,
+    role: Operand = "input",
+    again: bool = False,
+) -> Tensor:
+    """An operand (.., M, K) or (.., K, N), cast in its canonical layout; groups run along `axis`.
+
+    With `copies` the cast of a `role` that another GEMM of the step reads too is made once.
+    """
     if port.passes(x.dtype):
         return x
     flipped = left is not outer_first
-    y = port(x.mT if flipped else x, call, axis or (-1 if outer_first else -2))
+    given = x.mT if flipped else x
+    y = port(given, call, axis) if copies is None else copies.of(port, given, role, again, lambda: port(given, call, axis))
     return y.mT if flipped else y
 
 

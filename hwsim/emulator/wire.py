@@ -1,6 +1,7 @@
-"""The wire between data-parallel processes: gradients in a declared format."""
+"""The wire between data-parallel processes: gradients in a declared format.
 
-from __future__ import annotations
+Annotations are evaluated here: DistributedDataParallel compares those of a hook with the classes.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -33,7 +34,7 @@ def gradient_hook(engine: Engine, rest: Callable[[], AbstractContextManager[None
     if cast is None:
         raise ConfigError("wire: the datapath declares no wire format; allowed: `wire: {format: ...}`")
 
-    def hook(state: Any, bucket: Any) -> torch.futures.Future[Tensor]:
+    def hook(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
         with rest():
             mean = _mean(engine, cast, bucket.buffer(), bucket.index())
         engine.audit.other(Phase.CALLBACK, "all_reduce", f"bucket {bucket.index()}", "wire", cast, mean.numel())

@@ -50,7 +50,9 @@ def mcp_like(levels: Sequence[float], concavity: float, floor: float = 0.05, tie
 
     The steep slope (1 + floor everywhere) makes each level a convex kink, the low one keeps every piece of non-zero slope, as
     the quantization guarantee needs. Between levels psi lies above MCP + floor |w|, by (increment of MCP) (1 - increment / gap)
-    of the cell at most.
+    of the cell at most, so by gap / 4. Where loss + lambda MCP is mu-strongly convex with minimiser x (mu: the loss's convexity
+    less lambda / concavity), a method that descends from x on loss + lambda psi ends within sqrt(2 lambda E / mu) of x,
+    E = (psi - MCP)(x) <= floor |x|_1 + (non-zeros of x) gap / 4.
 
     Args:
         levels: 0 = q_0 < ... < q_m; psi is infinite beyond q_m.

@@ -1,7 +1,12 @@
-"""CPU kernels of the prox maps of this package: one pass over memory, the same bits as the torch operations beside them."""
+"""CPU kernels of the prox maps of this package: one pass over memory, the same bits as the torch operations beside them.
+
+The compiled loops are serial and release the interpreter's lock; torch's own threads run parts of a tensor, as no other pool of
+threads could while they spin between two of torch's operations.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -9,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hwsim.formats.backends.threads import in_threads
+
 from .breakpoints import Breakpoints, columns_of
+from .nearest import Part
 from .par import PAR
 
 BLOCK = 1024
@@ -25,21 +33,25 @@ def apply_table(u: torch.Tensor, table: Breakpoints, par: PAR, out: torch.Tensor
     where the pieces repeat at one distance, the piece is computed instead of searched for, and so are its numbers where float64
     arithmetic gives all of them exactly after rounding to float32.
     """
-    x, y = u.detach().view(-1).numpy(), out.view(-1).numpy()
+    loop, *numbers = _loop(u, table, par)
+    in_threads(_flat(loop, u, out, *numbers), u.numel(), u.numel())
+
+
+def _loop(u: torch.Tensor, table: Breakpoints, par: PAR) -> tuple[Any, ...]:
+    """The compiled loop for a table, and its numbers."""
     thresholds, *columns = (c[0].numpy() for c in columns_of([table], u))
     if par.family != "convex" or par.negative is not None:
-        _search(x, y, thresholds, *columns)
-        return
+        return _search, thresholds, *columns
     shifts, lows, highs = (c[np.searchsorted(columns[1], 0.0) :] for c in columns)
     if len(shifts) <= MAX_UNROLLED:
-        _ramps(x, y, tuple(shifts), tuple(lows), highs[-1])
-    elif (ladder := _ladder(shifts, lows, highs)) and (rule := _rule(table, shifts, lows, highs)):
+        return _ramps, tuple(shifts), tuple(lows), highs[-1]
+    ladder = _ladder(shifts, lows, highs)
+    if ladder is None:
+        return _search, thresholds, *columns
+    if rule := _rule(table, shifts, lows, highs):
         start, rate, last, *_, last_shift = ladder
-        _compute(x, y, start, rate, last, *rule, last_shift)
-    elif ladder:
-        _climb(x, y, *ladder)
-    else:
-        _search(x, y, thresholds, *columns)
+        return _compute, start, rate, last, *rule, last_shift
+    return _climb, *ladder
 
 
 def _ladder(shifts: Array, lows: Array, highs: Array) -> tuple[Any, ...] | None:
@@ -71,12 +83,12 @@ def _rule(table: Breakpoints, shifts: Array, lows: Array, highs: Array) -> tuple
     return (step, first, rise) if equal else None
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(nogil=True, cache=True)
 def _compute(
     x: Array, y: Array, start: float, rate: float, last: float, step: float, first: float, rise: float, last_shift: float
 ) -> None:  # pragma: no cover
     zero = x.dtype.type(0)
-    for i in numba.prange(len(x)):
+    for i in range(len(x)):
         u = x[i]
         v = abs(u)
         zone = (v - start) * rate
@@ -95,12 +107,12 @@ def _compute(
         y[i] = w if u == u else u
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(nogil=True, cache=True)
 def _climb(
     x: Array, y: Array, start: float, rate: float, last: float, shifts: Array, lows: Array, highs: Array, last_shift: float
 ) -> None:  # pragma: no cover
     zero = x.dtype.type(0)
-    for i in numba.prange(len(x)):
+    for i in range(len(x)):
         u = x[i]
         v = abs(u)
         zone = (v - start) * rate
@@ -117,10 +129,10 @@ def _climb(
         y[i] = w if u == u else u
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(nogil=True, cache=True)
 def _ramps(x: Array, y: Array, shifts: tuple[float, ...], lows: tuple[float, ...], top: float) -> None:  # pragma: no cover
     zero = x.dtype.type(0)
-    for i in numba.prange(len(x)):
+    for i in range(len(x)):
         u = x[i]
         v = abs(u)
         w: Any = top
@@ -132,10 +144,10 @@ def _ramps(x: Array, y: Array, shifts: tuple[float, ...], lows: tuple[float, ...
         y[i] = w if u == u else u
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(nogil=True, cache=True)
 def _search(x: Array, y: Array, thresholds: Array, shifts: Array, lows: Array, highs: Array) -> None:  # pragma: no cover
     zero = x.dtype.type(0)
-    for block in numba.prange((len(x) + BLOCK - 1) // BLOCK):
+    for block in range((len(x) + BLOCK - 1) // BLOCK):
         begin, end = block * BLOCK, min((block + 1) * BLOCK, len(x))
         us, ws, pieces = x[begin:end], y[begin:end], np.zeros(BLOCK, np.int32)
         for threshold in thresholds:
@@ -149,24 +161,31 @@ def _search(x: Array, y: Array, thresholds: Array, shifts: Array, lows: Array, h
             ws[i] = w + zero if u == u else u
 
 
-def nearest_rows(u: torch.Tensor, levels: torch.Tensor, middles: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Write the nearest level of each element of u (rows, n)."""
-    x, y, values, marks = u.detach().numpy(), out.detach().numpy(), levels.contiguous().numpy(), middles.contiguous().numpy()
+def nearest_part(u: torch.Tensor, levels: torch.Tensor, middles: torch.Tensor, out: torch.Tensor) -> Part:
+    """What writes the nearest levels of some elements of u (rows, n), both contiguous CPU tensors."""
+    values, marks = levels.contiguous().numpy(), middles.contiguous().numpy()
     if _unrolls(values):
-        _nearest_unrolled(x[0], y[0], tuple(values[0]), tuple(marks[0]))
-    else:
-        _nearest(x, y, values, marks)
-    return out
+        return _flat(_nearest_unrolled, u, out, tuple(values[0]), tuple(marks[0]))
+    return _in_rows(_nearest, u, out, values, marks)
 
 
-def cell_rows(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor) -> torch.Tensor:
-    """Write the PARQ map of each element of u (rows, n)."""
-    x, y, values = u.detach().numpy(), out.detach().numpy(), levels.contiguous().numpy()
+def cell_part(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor) -> Part:
+    """What writes the PARQ map of some elements of u (rows, n), both contiguous CPU tensors."""
+    values = levels.contiguous().numpy()
+    numbers = values.dtype.type(slope), values.dtype.type(0.5)
     if _unrolls(values):
-        _cells_unrolled(x[0], y[0], tuple(values[0]), x.dtype.type(slope), x.dtype.type(0.5))
-    else:
-        _cells(x, y, values, x.dtype.type(slope), x.dtype.type(0.5))
-    return out
+        return _flat(_cells_unrolled, u, out, tuple(values[0]), *numbers)
+    return _in_rows(_cells, u, out, values, *numbers)
+
+
+def _flat(loop: Callable[..., None], u: torch.Tensor, out: torch.Tensor, *numbers: Any) -> Part:
+    x, y = u.detach().view(-1).numpy(), out.detach().view(-1).numpy()
+    return lambda low, high: loop(x[low:high], y[low:high], *numbers)
+
+
+def _in_rows(loop: Callable[..., None], u: torch.Tensor, out: torch.Tensor, *numbers: Any) -> Part:
+    x, y = u.detach().view(-1).numpy(), out.detach().view(-1).numpy()
+    return lambda low, high: loop(x, y, u.shape[1], low, high, *numbers)
 
 
 def _unrolls(levels: Array) -> bool:
@@ -175,9 +194,9 @@ def _unrolls(levels: Array) -> bool:
     return bool(rows == 1 and 1 < count <= MAX_UNROLLED_LEVELS)
 
 
-@numba.njit(parallel=True, cache=True)
+@numba.njit(nogil=True, cache=True)
 def _nearest_unrolled(x: Array, y: Array, levels: tuple[float, ...], middles: tuple[float, ...]) -> None:  # pragma: no cover
-    for i in numba.prange(len(x)):
+    for i in range(len(x)):
         u = x[i]
         w = levels[0]
         for k in range(len(middles)):
@@ -186,10 +205,10 @@ def _nearest_unrolled(x: Array, y: Array, levels: tuple[float, ...], middles: tu
 
 
 # Python's division would check for zero and keep these loops from being vectorised.
-@numba.njit(parallel=True, cache=True, error_model="numpy")
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 def _cells_unrolled(x: Array, y: Array, levels: tuple[float, ...], slope: float, half: float) -> None:  # pragma: no cover
     count = len(levels)
-    for i in numba.prange(len(x)):
+    for i in range(len(x)):
         u = x[i]
         low = levels[0]
         high = levels[0]
@@ -207,36 +226,36 @@ def _cells_unrolled(x: Array, y: Array, levels: tuple[float, ...], slope: float,
         y[i] = w if u == u else u
 
 
-@numba.njit(parallel=True, cache=True)
-def _nearest(x: Array, y: Array, levels: Array, middles: Array) -> None:  # pragma: no cover
-    rows, n = x.shape
-    blocks = (n + BLOCK - 1) // BLOCK
-    for task in numba.prange(rows * blocks):
-        row, begin = task // blocks, task % blocks * BLOCK
-        us, ws, values = x[row, begin : begin + BLOCK], y[row, begin : begin + BLOCK], levels[row]
+@numba.njit(nogil=True, cache=True)
+def _nearest(x: Array, y: Array, n: int, low: int, high: int, levels: Array, middles: Array) -> None:  # pragma: no cover
+    while low < high:
+        row = low // n
+        end = min(low + BLOCK, (row + 1) * n, high)
+        us, ws, values = x[low:end], y[low:end], levels[row]
         places = _count_below(us, middles[row])
         for i in range(len(us)):
             u = us[i]
             ws[i] = values[np.uint64(places[i])] if u == u else u
+        low = end
 
 
-@numba.njit(parallel=True, cache=True, error_model="numpy")
-def _cells(x: Array, y: Array, levels: Array, slope: float, half: float) -> None:  # pragma: no cover
-    rows, n = x.shape
-    blocks = (n + BLOCK - 1) // BLOCK
-    for task in numba.prange(rows * blocks):
-        row, begin = task // blocks, task % blocks * BLOCK
-        us, ws, values = x[row, begin : begin + BLOCK], y[row, begin : begin + BLOCK], levels[row]
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _cells(x: Array, y: Array, n: int, low: int, high: int, levels: Array, slope: float, half: float) -> None:  # pragma: no cover
+    while low < high:
+        row = low // n
+        end = min(low + BLOCK, (row + 1) * n, high)
+        us, ws, values = x[low:end], y[low:end], levels[row]
         lows, highs = np.append(values[:1], values), np.append(values, values[-1:])
         places = _count_below(us, values)
         for i in range(len(us)):
             u, k = us[i], np.uint64(places[i])
-            low, high = lows[k], highs[k]
-            centre = (low + high) * half
+            q, r = lows[k], highs[k]
+            centre = (q + r) * half
             w = centre + (u - centre) / slope
-            w = w if w > low else low
-            w = w if w < high else high
+            w = w if w > q else q
+            w = w if w < r else r
             ws[i] = w if u == u else u
+        low = end
 
 
 @numba.njit(inline="always")

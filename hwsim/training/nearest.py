@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from .breakpoints import KERNEL_SIZE, watched
+
+Part = Callable[[int, int], None]
+"""Does the elements from the first of two places in memory to before the second."""
 
 
 def nearest(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -15,11 +20,10 @@ def nearest(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor | None = No
         levels: (rows, levels), ascending.
         out: where the result goes; may be u itself.
     """
-    middles = (levels[:, :-1] + levels[:, 1:]) / 2
-    if _kernels_serve(u, out):
-        from .kernels import nearest_rows
-
-        return nearest_rows(u, levels, middles, torch.empty_like(u) if out is None else out)
+    if kernels_serve(u, out):
+        out = torch.empty_like(u) if out is None else out
+        return _whole(nearest_part(u, levels, out), out)
+    middles = _middles(levels)
     place = torch.searchsorted(middles.contiguous(), u.contiguous())
     result = torch.where(u.isnan(), u, levels.gather(-1, place))
     return result if out is None else out.copy_(result)
@@ -27,17 +31,42 @@ def nearest(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor | None = No
 
 def cells(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor | None = None) -> torch.Tensor:
     """clamp(c + (u - c) / slope, q, q') in the cell around each element, the PARQ map; arguments as `nearest`."""
-    if _kernels_serve(u, out):
-        from .kernels import cell_rows
-
-        return cell_rows(u, levels, slope, torch.empty_like(u) if out is None else out)
+    if kernels_serve(u, out):
+        out = torch.empty_like(u) if out is None else out
+        return _whole(cell_part(u, levels, slope, out), out)
     low, high = neighbours(u, levels)
     centre = (low + high) / 2
     result = torch.minimum(torch.maximum(centre + (u - centre) / slope, low), high)
     return result if out is None else out.copy_(result)
 
 
-def _kernels_serve(u: torch.Tensor, out: torch.Tensor | None) -> bool:
+def nearest_part(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor) -> Part:
+    """What writes the nearest level of some elements of u, where the kernels serve it."""
+    from . import kernels
+
+    return kernels.nearest_part(u, levels, _middles(levels), out)
+
+
+def cell_part(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor) -> Part:
+    """What writes the PARQ map of some elements of u, where the kernels serve it."""
+    from . import kernels
+
+    return kernels.cell_part(u, levels, slope, out)
+
+
+def _whole(part: Part, out: torch.Tensor) -> torch.Tensor:
+    from hwsim.formats.backends.threads import in_threads
+
+    in_threads(part, out.numel(), out.numel())
+    return out
+
+
+def _middles(levels: torch.Tensor) -> torch.Tensor:
+    return (levels[:, :-1] + levels[:, 1:]) / 2
+
+
+def kernels_serve(u: torch.Tensor, out: torch.Tensor | None) -> bool:
+    """Whether u, and what is to be written, lie in memory as the compiled loops want them, and are large enough for them."""
     plain = all(type(t) in (torch.Tensor, torch.nn.Parameter) and t.is_contiguous() for t in (u, u if out is None else out))
     fits = u.device.type == "cpu" and u.dtype in (torch.float32, torch.float64) and u.numel() >= KERNEL_SIZE
     return plain and fits and not watched()

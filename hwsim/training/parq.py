@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -15,7 +15,8 @@ from hwsim.casts import Granularity
 from hwsim.errors import ConfigError
 
 from .level_quantizers import LevelQuantizer
-from .proxmaps import Hard, Progress, ProxMap
+from .nearest import kernels_serve
+from .proxmaps import Hard, InParts, Progress, ProxMap
 from .rows import from_rows, granularity, to_rows
 
 StateDict = dict[str, Any]
@@ -94,7 +95,7 @@ class PARQ(Optimizer):
     def slope(self) -> float:
         """How free the weights are after the last step: 1 not quantized, 0 on the levels."""
         step = self.steps_done - 1
-        return 1.0 if step < self.warmup else self.prox_map.slope(self._progress(self._drawn[0], step))
+        return 1.0 if step < self.warmup else self.prox_map.slope(Progress(step, self._drawn[0].travelled))
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -107,10 +108,11 @@ class PARQ(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with self._latents_in_groups():
+        fused = {id(latent): whole for group in self._drawn for latent, whole in self._fused(group)}
+        with self._latents_in_groups(without=fused):
             self.base.step()
         for group in self._drawn:
-            self._draw(group)
+            self._draw(group, fused)
         self.steps_done += 1
         return loss
 
@@ -163,9 +165,9 @@ class PARQ(Optimizer):
             group.travelled, group.weight_decay = saved["travelled"], saved["weight_decay"]
 
     @contextmanager
-    def _latents_in_groups(self) -> Iterator[None]:
+    def _latents_in_groups(self, without: Container[int] = ()) -> Iterator[None]:
         for group in self._drawn:
-            self.base.param_groups[group.index]["params"] = group.latents
+            self.base.param_groups[group.index]["params"] = [u for u in group.latents if id(u) not in without]
             for weight, latent in zip(group.weights, group.latents, strict=True):
                 latent.grad = weight.grad
         try:
@@ -176,19 +178,39 @@ class PARQ(Optimizer):
                 for latent in group.latents:
                     latent.grad = None
 
-    def _progress(self, group: _Drawn, step: int) -> Progress:
-        return Progress(step, group.travelled)
+    def _updates_levels(self, group: _Drawn) -> bool:
+        return (self.steps_done - self.warmup) % self.period == 0 or not group.levels
 
-    def _draw(self, group: _Drawn) -> None:
+    def _fused(self, group: _Drawn) -> Iterator[tuple[torch.Tensor, Callable[[], None]]]:
+        """The latent weights of which base step and prox map are one pass, between updates of the levels, and the pass."""
+        if self.steps_done < self.warmup or self._updates_levels(group) or not isinstance(self.prox_map, InParts):
+            return
+        from .fused import fused_step
+
+        options = self.base.param_groups[group.index]
+        progress = Progress(self.steps_done, group.travelled + float(options["lr"]))
+        for weight, latent, levels in zip(group.weights, group.latents, group.levels, strict=True):
+            rows, drawn = to_rows(latent, group.share), to_rows(weight.detach(), group.share)
+            in_place = rows.data_ptr() == latent.data_ptr() and drawn.data_ptr() == weight.data_ptr()
+            if in_place and kernels_serve(rows, drawn):
+                draw = self.prox_map.part(rows, levels, progress, drawn)
+                whole = fused_step(self.base, options, latent, weight.grad, draw) if draw else None
+                if whole:
+                    yield latent, whole
+
+    def _draw(self, group: _Drawn, fused: Mapping[int, Callable[[], None]]) -> None:
         options = self.base.param_groups[group.index]
         if self.steps_done < self.warmup:
             torch._foreach_copy_([w.data for w in group.weights], group.latents)
             return
         group.travelled += float(options["lr"])
-        if (self.steps_done - self.warmup) % self.period == 0 or not group.levels:
+        if self._updates_levels(group):
             group.levels = [group.quantizer.levels(to_rows(u, group.share)) for u in group.latents]
-        progress = self._progress(group, self.steps_done)
+        progress = Progress(self.steps_done, group.travelled)
         for weight, latent, levels in zip(group.weights, group.latents, group.levels, strict=True):
+            if whole := fused.get(id(latent)):
+                whole()
+                continue
             rows, drawn = to_rows(latent, group.share), to_rows(weight.detach(), group.share)
             self.prox_map(rows, levels, progress, drawn)
             if drawn.data_ptr() != weight.data_ptr() or not weight.is_contiguous():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from hwsim.errors import ConfigError
 
 from .breakpoints import prox
-from .nearest import cells, nearest, neighbours
+from .nearest import Part, cell_part, cells, nearest, nearest_part, neighbours
 from .par import PAR
 from .schedules import Linear
 
@@ -43,6 +43,15 @@ class ProxMap(Protocol):
         ...
 
 
+@runtime_checkable
+class InParts(ProxMap, Protocol):
+    """A prox map that can be taken of some elements at a time, so that a part of a step stays in the cache for it."""
+
+    def part(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> Part | None:
+        """What writes the weights w of some elements, u and out as the compiled loops want them; None where there is none."""
+        ...
+
+
 @dataclass(frozen=True)
 class Hard:
     """w = the nearest level, the lower one of two: BinaryConnect's straight-through estimator."""
@@ -52,6 +61,10 @@ class Hard:
     def __call__(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> None:
         """Write the weights w."""
         nearest(u, levels, out)
+
+    def part(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> Part:
+        """What writes the weights w of some elements."""
+        return nearest_part(u, levels, out)
 
     def slope(self, progress: Progress) -> float:
         """How free the weights are."""
@@ -81,6 +94,15 @@ class Parq:
             nearest(u, levels, out)
         else:
             cells(u, levels, max(slope, torch.finfo(u.dtype).tiny), out)
+
+    def part(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> Part | None:
+        """What writes the weights w of some elements."""
+        if progress.step < self.schedule.start:
+            return None
+        slope = self.slope(progress)
+        if slope == 0:
+            return nearest_part(u, levels, out)
+        return cell_part(u, levels, max(slope, torch.finfo(u.dtype).tiny), out)
 
     def slope(self, progress: Progress) -> float:
         """How free the weights are."""

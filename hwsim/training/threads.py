@@ -1,14 +1,11 @@
-"""Work in pieces on as many threads as torch uses; the functions have to let go of the interpreter's lock."""
+"""Work in pieces on the threads that the backends use; the functions have to let go of the interpreter's lock."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import TypeVar
 
-import torch
+from hwsim.formats.backends import threads
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -16,18 +13,14 @@ T = TypeVar("T")
 
 def in_threads(work: Callable[[S], T], pieces: Sequence[S]) -> list[T]:
     """[work(piece) for piece in pieces], side by side."""
-    threads = torch.get_num_threads()
-    if threads == 1 or len(pieces) == 1:
-        return [work(piece) for piece in pieces]
-    return list(_pool(os.getpid(), threads).map(work, pieces))
+
+    def part(low: int, high: int) -> list[tuple[int, T]]:
+        return [(number, work(pieces[number])) for number in range(low, high)]
+
+    found = threads.in_threads(part, len(pieces), len(pieces) * threads.THREADED)
+    return [done for _, done in sorted((one for several in found for one in several), key=lambda one: one[0])]
 
 
 def ranges(count: int, size: int) -> list[tuple[int, int]]:
     """0 .. count in pieces of `size`, the last one possibly short."""
     return [(low, min(low + size, count)) for low in range(0, count, size)]
-
-
-@lru_cache(maxsize=4)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """The threads of this process: a forked one has none of its parent's, and makes its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"hwsim-training-{process}")

@@ -16,21 +16,21 @@ from ..networks.text import CharLstm, Gpt
 from ..registry import CATALOGUE, Count, OneOf
 from ..task import Data, Task
 
-NETWORKS = {"torch": Gpt, "gpt2": gpt2}
+NETWORKS = {"gpt2": gpt2, "torch": Gpt}
 HELP = "pydoc_data.topics of the running Python (PSF-2.0); it differs between Python versions, and so does its checksum"
 
 
 @CATALOGUE.register
 def char_gpt(
     *,
-    network: Annotated[str, OneOf(tuple(NETWORKS))] = "torch",
+    network: Annotated[str, OneOf(tuple(NETWORKS))] = "gpt2",
     layers: Count = 2,
     heads: Count = 4,
     width: Count = 64,
     context: Count = 64,
     file: str = "",
 ) -> Task:
-    """A small causal transformer on text: GPT-2's blocks in plain torch, or `gpt2` of the package transformers."""
+    """A small causal transformer on text: GPT-2 of the package transformers, or its blocks in plain `torch`."""
     _check_multiple("width", width, heads, f"{heads} heads")
     make = partial(NETWORKS[network], context=context, layers=layers, heads=heads, width=width)
     return _language_model(make, context, file)

@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping
 
 from hwsim.errors import ConfigError, not_allowed
 
-from . import budgets, formats, macs, steps, training
+from . import budgets, formats, macs, scheduling, steps, training
 from .macs import Rates
 from .measurement import Measurement
+from .scheduling import Costs
 from .steps import Measurements
 
-BENCHMARKS: Mapping[str, Callable[[int], Measurement | Measurements | Rates]] = {
+BENCHMARKS: Mapping[str, Callable[[int], Measurement | Measurements | Rates | Costs]] = {
     "formats": formats.measure,
     "mac": macs.measure,
     "parq": training.step,
     "prox": training.maps,
     "regression": training.regression,
+    "scheduling": scheduling.scheduling,
     "solvers": training.solvers,
     "training": steps.measure,
     **budgets.BENCHMARKS,
@@ -24,7 +26,7 @@ BENCHMARKS: Mapping[str, Callable[[int], Measurement | Measurements | Rates]] = 
 """Each takes the number of rounds."""
 
 
-def benchmark(name: str) -> Callable[[int], Measurement | Measurements | Rates]:
+def benchmark(name: str) -> Callable[[int], Measurement | Measurements | Rates | Costs]:
     """The benchmark of this name.
 
     Raises:
@@ -35,4 +37,4 @@ def benchmark(name: str) -> Callable[[int], Measurement | Measurements | Rates]:
     return BENCHMARKS[name]
 
 
-__all__ = ["BENCHMARKS", "Measurement", "Measurements", "Rates", "benchmark"]
+__all__ = ["BENCHMARKS", "Costs", "Measurement", "Measurements", "Rates", "benchmark"]

@@ -35,6 +35,7 @@ MACHINES: Mapping[str, Any] = {
     "FP8 operands, bf16 vector unit": {"gemm": {"all": OPERANDS}, "vector": "bf16"},
     "MXFP8": "mxfp8",
 }
+WATCHED = "FP8 operands, watched for NaN as studies do"
 TARGETS = {
     "resnet18": {"FP8 operands": 1.6, "FP8 operands, bf16 vector unit": 1.8, "MXFP8": 2.2},
     "gpt": {"FP8 operands": 1.8},
@@ -126,8 +127,9 @@ def _trainee(model: nn.Module, inputs: Tensor, labels: Tensor) -> Trainee:
 
 
 def emulated(make: Make) -> dict[str, Running]:
-    """The plain step, and the step on each machine."""
-    return {PLAIN: lambda: _running(make(), None), **{name: _on(make, machine) for name, machine in MACHINES.items()}}
+    """The plain step, the step on each machine, and what watching adds to it."""
+    cases = {PLAIN: lambda: _running(make(), None), **{name: _on(make, machine) for name, machine in MACHINES.items()}}
+    return cases | {WATCHED: lambda: _running(make(), MACHINES["FP8 operands"], watch=True)}
 
 
 def _on(make: Make, machine: Any) -> Running:
@@ -135,8 +137,8 @@ def _on(make: Make, machine: Any) -> Running:
 
 
 @contextmanager
-def _running(trainee: Trainee, machine: Any) -> Iterator[Callable[[], None]]:
-    block = nullcontext() if machine is None else emulate(trainee.model, machine, optimizer=trainee.optimizer)
+def _running(trainee: Trainee, machine: Any, watch: bool = False) -> Iterator[Callable[[], None]]:
+    block = nullcontext() if machine is None else emulate(trainee.model, machine, optimizer=trainee.optimizer, watch=watch)
     with block:
         yield trainee.step
 

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 import torch
@@ -77,7 +78,14 @@ class _Worker:
         self.pipe, theirs = self.context.Pipe()
         self.process = self.context.Process(target=_serve, args=(theirs, work, gpus), daemon=True)
         self.run: Run | None = None
-        self.process.start()
+        # Ctrl-C reaches the whole process group; the parent decides what it means, and a worker that is still importing is not
+        # to say that it was interrupted. The new process inherits the mask; the tracker would lift it in this one.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def give(self, run: Run) -> None:
@@ -111,8 +119,8 @@ class _Worker:
 def _serve(pipe: Connection, work: Work, gpus: str) -> None:
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, BrokenPipeError):
         while (run := pipe.recv()) is not None:

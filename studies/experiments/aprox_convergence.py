@@ -187,10 +187,12 @@ def _distance_panel(found: Sequence[Mapping[str, Any]]) -> Panel:
     for row in found:
         if row["kind"] == "ste":
             groups.setdefault(row["rho"], {}).setdefault(row["t"], []).append(row["distance"])
-    lines = [
-        Line(f"rho = {rho:g}", list(by_time), [max(fmean(values), 1e-17) for values in by_time.values()], "dashes")
-        for rho, by_time in groups.items()
-    ]
+    lines = []
+    for rho, by_time in groups.items():
+        # A logarithmic axis has no place for trajectories that are equal.
+        apart = {t: fmean(values) for t, values in by_time.items() if any(values)}
+        name = f"rho = {rho:g}" + ("" if apart else ": equal")
+        lines.append(Line(name, list(apart), list(apart.values()), "dashes"))
     return Panel("", "steps", "mean distance from STE", lines, y_log=True)
 
 
@@ -208,7 +210,7 @@ def _headline(means: Mapping[tuple[str, int], Mapping[str, float]], found: Seque
     within = sum(max(row["gap"], row["average"]) <= row["bound"] for (name, _), row in means.items() if name == "AProx")
     distances = _at_the_end(found)
     return (
-        f"After {t} steps {' and '.join(words)} (its average {number(m['average'])}); AProx is within the theorem's bound at "
+        f"After {t} steps {' and '.join(words)} (AProx's average {number(m['average'])}); AProx is within the theorem's bound at "
         f"{within} of {sum(name == 'AProx' for name, _ in means)} times, by a factor {number(m['bound'] / m['gap'])} at the end. "
         f"PARQ's distance from STE falls from {number(distances[min(distances)])} to {number(distances[max(distances)])} "
         f"as rho goes from {min(distances):g} to {max(distances):g}."

@@ -42,7 +42,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves over one pair of axes."""
+    """Curves over one pair of axes.
+
+    Args:
+        places: what stands at x = 0, 1, 2 ... where x counts things instead of measuring one.
+    """
 
     title: str
     x_label: str
@@ -50,6 +54,7 @@ class Panel:
     lines: Sequence[Line]
     x_log: bool = False
     y_log: bool = False
+    places: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -289,8 +289,11 @@ def _headline(*parts: Sequence[Mapping[str, Any]]) -> str:
     text += (
         f". At n = {largest} PAR's estimation error (the classical penalty's, that rounded after the fit) is: {', '.join(words)}"
     )
-    last = {solver: group[-1]["gap"] for (solver,), group in _grouped(gaps, "solver").items()}
     most = max(row["iterations"] for row in gaps)
+    last = {
+        solver: _mean(group, "gap")
+        for (solver,), group in _grouped([g for g in gaps if g["iterations"] == most], "solver").items()
+    }
     return (
         f"{text}. After {most} iterations the objective is above its minimum by "
         + ", ".join(f"{number(gap)} ({solver})" for solver, gap in last.items())

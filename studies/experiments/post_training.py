@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
-from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
 from hwsim.casts import Cast
@@ -97,6 +96,9 @@ def drift(exact: Tensor, found: Tensor) -> Row:
     """
     if not found.isfinite().all():
         return dict.fromkeys(("spearman", "kendall", "neighbours", "cosine"))
+    # Every worker of every study imports this module, and scipy.stats takes as long as all of hwsim.
+    from scipy.stats import kendalltau, spearmanr
+
     first, second = ((e := torch.nn.functional.normalize(x.double(), dim=1)) @ e.T for x in (exact, found))
     above = torch.triu_indices(len(exact), len(exact), 1)
     pairs = [cosines[above[0], above[1]].numpy() for cosines in (first, second)]

@@ -99,7 +99,7 @@ def _panel(title: str, members: Mapping[str, Mapping[str, Any]]) -> Panel:
         Line("exact recursion", places, predicted, "dashes"),
         Line("bound", [place for place, _ in bounded], [value for _, value in bounded], "dots"),
     ]
-    return Panel(title, "none, " + ", ".join(COMPONENTS) + ", all", "excess risk", lines, y_log=True)
+    return Panel(title, "quantized", "excess risk", lines, y_log=True, places=TARGETS)
 
 
 EXPERIMENT = Experiment(Parameters, rows, section)

@@ -152,15 +152,20 @@ def _headline(groups: Mapping[tuple[str, str], Mapping[str, Mapping[int, float]]
     texts = []
     for (task, cast), members in groups.items():
         exact = members["none"]
-        changes = {target: _change(losses, exact)[0] for target, losses in members.items() if target not in ("none", "all")}
-        base = fmean(exact.values())
-        most = max(changes, key=lambda target: changes[target])
-        whole = _change(members["all"], exact)[0] if "all" in members else sum(changes.values())
+        changes = {target: _change(losses, exact) for target, losses in members.items() if target not in ("none", "all")}
+        base, total = fmean(exact.values()), sum(change for change, _ in changes.values())
+        most = max(changes, key=lambda target: changes[target][0])
+        whole = f"by {_relative(_change(members['all'], exact), base)} in all places, " if "all" in members else ""
         texts.append(
-            f"On {task}, {cast} in all places changes the test loss by {100 * whole / base:+.1f} % (alone "
-            f"{100 * sum(changes.values()) / base:+.1f} % in sum), most by {most} ({100 * changes[most] / base:+.1f} %)"
+            f"On {task}, {cast} changes the test loss {whole}by {100 * total / base:+.1f} % in sum over each place alone, "
+            f"most by {most} ({_relative(changes[most], base)})"
         )
     return "; ".join(texts) + "."
+
+
+def _relative(change: tuple[float, float], base: float) -> str:
+    """A change and its standard error, of a base."""
+    return f"{100 * change[0] / base:+.1f} ± {100 * change[1] / base:.1f} %"
 
 
 def _panel(title: str, members: Mapping[str, Mapping[int, float]]) -> Panel:
@@ -172,7 +177,7 @@ def _panel(title: str, members: Mapping[str, Mapping[int, float]]) -> Panel:
         "points",
         [error for _, error in changes],
     )
-    return Panel(title, ", ".join(members), "change of the test loss", [line])
+    return Panel(title, "quantized", "change of the test loss", [line], places=tuple(members))
 
 
 EXPERIMENT = Experiment(Parameters, rows, section)

@@ -154,7 +154,10 @@ def _panels(figure: Figure, plot: Plot, rows: int, columns: int) -> None:
             logarithmic(axes, "x")
         if panel.y_log:
             logarithmic(axes, "y")
-        axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+        if panel.places:
+            axes.set_xticks(range(len(panel.places)), panel.places, rotation=30, ha="right")
+        axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
+        axes.set_title(panel.title, fontsize=8)
         axes.legend(fontsize=7, frameon=False)
 
 

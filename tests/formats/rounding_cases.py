@@ -71,7 +71,7 @@ FORMATS: dict[str, Format] = {
     "uint8": Integer(8, signed=False),
     "uint32": Integer(32, signed=False),
     "fixed8.4": Fixed(8, 4),
-    "ufixed6.8": Fixed(6, 8, signed=False),
+    "ufixed6.6": Fixed(6, 6, signed=False),
     "fixed8.-3": Fixed(8, -3),
     "fixed16.15_symmetric": Fixed(16, 15, symmetric=True),
     "binary": Codebook((1.0, -1.0)),

@@ -113,10 +113,11 @@ LARGE: dict[str, Callable[[torch.Tensor], Any]] = {
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of the process")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", LARGE)
-def test_no_temporary_of_the_tensors_size_is_made(case: str) -> None:
+def test_no_temporary_of_the_tensors_size_is_made(case: str, dtype: torch.dtype) -> None:
     """Beyond the result, the peak stays below a quarter of the tensor; allocations of this size are never reused ones."""
-    run, x = LARGE[case], torch.zeros(WHOLE // 4)
+    run, x = LARGE[case], torch.zeros(WHOLE // dtype.itemsize, dtype=dtype)
     x[:: 1 << 12] = 1.5
     run(x[: 4 * THREADED].clone())
     Path("/proc/self/clear_refs").write_text("5")

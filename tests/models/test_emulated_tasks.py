@@ -14,7 +14,7 @@ SMALL_TEXT = {"layers": 1, "width": 8, "context": 16}
 TINY = {"train_samples": 8, "test_samples": 2, "classes": 3}
 CASES: list[tuple[str, dict[str, object]]] = [
     ("char_gpt", {**SMALL_TEXT, "heads": 2}),
-    ("char_gpt", {**SMALL_TEXT, "heads": 2, "network": "gpt2"}),
+    ("char_gpt", {**SMALL_TEXT, "heads": 2, "network": "torch"}),
     ("char_llama", {**SMALL_TEXT, "heads": 2, "key_value_heads": 1}),
     ("char_lstm", {"width": 8, "context": 16}),
     ("cifar10", {"network": "cnn"}),

@@ -21,9 +21,11 @@ from hwsim.studies.files import load_study
 from hwsim.studies.references import markdown, page
 from hwsim.studies.report import load_report
 from hwsim.studies.report.costs import costs, pareto, sensitivity
+from hwsim.studies.report.page import drawings
 from hwsim.studies.report.sites import load_step_budgets, site_records
 
 Write = Callable[..., Path]
+Here = tuple[str, str]
 LIMIT: Edit = ("seeds: [0, 1]", "seeds: [0, 1]\n  budget: {limit: {loss: 90 %}, candidates: [fp8_e4m3fn, fp32]}")
 
 
@@ -32,11 +34,11 @@ def hwsim(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def study(tmp_path_factory: pytest.TempPathFactory, here: Here) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("study")
     path, output = folder / "tiny.yaml", folder / "out"
     path.write_text(edited(LIMIT))
-    hwsim("run", path, "--output", output, "--workers", 1)
+    hwsim("run", path, "--output", output, *here)
     return SimpleNamespace(path=path, output=output)
 
 
@@ -156,7 +158,7 @@ def test_the_report_has_the_budget_of_a_step_and_keeps_it(study: SimpleNamespace
     assert [one.datapath for one in report.steps] == ["mine"]
     assert {row["site"] for row in site_records(report.steps)} == {"1", "3"}
     assert "In one training step mine changes the loss by " in report.headline
-    again = hwsim("run", study.path, "--output", study.output, "--workers", 1)
+    again = hwsim("run", study.path, "--output", study.output)
     assert kept.stat().st_mtime_ns == written
     assert " ".join(report.headline.split()) in " ".join(again.stdout.split())
     other = report.index | {"study": report.index["study"] | {"budget": {"steps": 2}}}
@@ -181,9 +183,11 @@ def test_figures_and_tables_are_files_of_their_own(study: SimpleNamespace) -> No
         assert (folder / "tables" / f"{name}.tex").read_text().startswith("\\begin{tabular}")
 
 
-def test_a_reference_page_has_the_question_the_answer_and_the_tables(study: SimpleNamespace) -> None:
+def test_a_reference_page_has_the_question_the_answer_the_figures_and_the_tables(study: SimpleNamespace) -> None:
     report = load_report(study.output)
-    text = page(load_study(study.path), report)
+    figure = drawings(report)[0]
+    text = page(load_study(study.path), report, {"plots/tiny-1.svg": figure})
+    assert f"\n![{figure.caption}](plots/tiny-1.svg)\n" in text
     assert text.startswith("# tiny\n\n")
     assert f"\n**{report.headline}**\n" in text
     assert "\n## tiny: accuracy over 2 seeds\n" in text

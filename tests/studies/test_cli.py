@@ -22,11 +22,12 @@ from hwsim.costs import cost_tables
 from hwsim.studies.cli import app
 from hwsim.studies.files import load_study
 from hwsim.studies.plan import expand
-from hwsim.studies.results import results
+from hwsim.studies.results import results, run_rows
 from hwsim.studies.store import Store
 from hwsim.studies.train import train
 
 Write = Callable[..., Path]
+Here = tuple[str, str]
 BUDGET: Edit = ("seeds: [0, 1]", "seeds: [0, 1]\n  report: {budget: [mine]}")
 
 
@@ -97,6 +98,7 @@ def test_the_dry_run_predicts_from_finished_runs_and_else_from_a_few_steps(study
     assert (known["done"], known["basis"]) == (16, "8 of 8 configurations from finished runs")
     times = {row["id"]: row["seconds"] for row in results(study.output).to_pylist()}
     assert known["seconds"] == pytest.approx(sum(times.values()) / 2)
+    assert known["memory_gib"] == max(Store(study.output).record(id)["memory_gib"] for id in times)
 
 
 def test_runs_are_listed_by_any_column(study: SimpleNamespace) -> None:
@@ -111,6 +113,17 @@ def test_runs_are_listed_by_any_column(study: SimpleNamespace) -> None:
     shown = hwsim("list", "runs", study.output).stdout
     assert shown.count("fp32") == 2
     assert shown.count("mine") > 2
+
+
+def test_metrics_are_listed_from_their_table_where_the_record_cannot_say_them(study: SimpleNamespace, tmp_path: Path) -> None:
+    expected = run_rows(study.output)
+    shutil.copytree(study.output / "runs", tmp_path / "runs")
+    shutil.copy(study.output / "study.json", tmp_path)
+    for path in tmp_path.glob("runs/*/run.json"):
+        record = json.loads(path.read_text())
+        assert record["last"].keys() == {"epoch", "step", "train_loss", "test_loss", "accuracy"}
+        path.write_text(json.dumps({**record, "last": None}))
+    assert run_rows(tmp_path) == expected
 
 
 @pytest.mark.parametrize("where", ["acuracy > 0", "1; drop table found", "id in (select content from read_text('/etc/passwd'))"])
@@ -255,21 +268,23 @@ def test_check_tells_what_files_are_and_all_that_is_wrong(write: Write, tmp_path
     assert f"{wrong}:1: datapath.vektor: unknown key" in bad.stderr
 
 
-def test_diverged_and_failed_runs_are_told_apart_and_only_failures_are_tried_again(write: Write, tmp_path: Path) -> None:
+def test_diverged_and_failed_runs_are_told_apart_and_only_failures_are_tried_again(
+    write: Write, tmp_path: Path, here: Here
+) -> None:
     task = "model: study_cases:no_model, data: study_cases:few_points, loss: half_squared_error"
     broken = write(
         ("name: digits_mlp, epochs: 1, batch_size: 256, width: 4", f"name: broken, epochs: 1, batch_size: 2, {task}"),
         ("[fp32, mine]", "[fp32]"),
         ("[0, 1]", "[0]"),
     )
-    failed = hwsim("run", broken, "--output", tmp_path / "broken", "--workers", 1, "--trust", "study_cases")
+    failed = hwsim("run", broken, "--output", tmp_path / "broken", *here, "--trust", "study_cases")
     assert failed.exit_code == 1
     assert "RuntimeError: the model is <b>broken</b>" in failed.stderr
     assert "1 runs failed; the same command tries them again" in failed.stderr
     assert Store(tmp_path / "broken").finished() == set()
 
     wild = write(("lr: 0.1", "lr: 1.0e+30"), ("[fp32, mine]", "[fp32]"), ("[0, 1]", "[0]"))
-    diverged = hwsim("run", wild, "--output", tmp_path / "out", "--workers", 1)
+    diverged = hwsim("run", wild, "--output", tmp_path / "out", *here)
     assert diverged.exit_code == 0
     assert "1 of 1 runs diverged (fp32)" in diverged.stdout
     assert "nothing is missing" in hwsim("run", wild, "--output", tmp_path / "out").stdout
@@ -294,10 +309,12 @@ UNKNOWN = (
         ("{fail_under: 1.0}", 1, "operation hwsim_tests.doubled.default is not known to the emulator"),
     ],
 )
-def test_coverage_can_be_a_condition_of_a_study(write: Write, tmp_path: Path, coverage: str, exit_code: int, error: str) -> None:
+def test_coverage_can_be_a_condition_of_a_study(
+    write: Write, tmp_path: Path, here: Here, coverage: str, exit_code: int, error: str
+) -> None:
     seeds = ("[0, 1]", f"[0]\n  coverage: {coverage}")
     path = write(UNKNOWN, seeds, ("lr: 0.1", "lr: 0.01"), ("[fp32, mine]", "[fp32]"))
-    result = hwsim("run", path, "--output", tmp_path / "out", "--workers", 1, "--trust", "study_cases")
+    result = hwsim("run", path, "--output", tmp_path / "out", *here, "--trust", "study_cases")
     assert result.exit_code == exit_code
     assert re.search(error, result.stderr)
     if "pass" not in coverage:
@@ -308,9 +325,9 @@ def test_coverage_can_be_a_condition_of_a_study(write: Write, tmp_path: Path, co
     assert "unknown operation, passed by unknown_ops: pass" in page
 
 
-def test_the_report_says_where_a_run_diverged(write: Write, tmp_path: Path) -> None:
+def test_the_report_says_where_a_run_diverged(write: Write, tmp_path: Path, here: Here) -> None:
     wild = write(("lr: 0.1", "lr: 1.0e+30"), ("[fp32, mine]", "[fp32]"), ("[0, 1]", "[0]"))
-    hwsim("run", wild, "--output", tmp_path / "out", "--workers", 1)
+    hwsim("run", wild, "--output", tmp_path / "out", *here)
     page = (tmp_path / "out" / "report.html").read_text()
     assert re.search("<td[^>]*>3/output</td><td[^>]*>addmm</td><td[^>]*>forward</td>", page)
     assert "the datapath declares no cast" in page

@@ -91,11 +91,11 @@ class TestPlans:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def study(tmp_path_factory: pytest.TempPathFactory, here: tuple[str, str]) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("experiment")
     path, output = folder / "spectra.yaml", folder / "out"
     path.write_text(SPECTRA)
-    return SimpleNamespace(path=path, output=output, result=hwsim("run", path, "--output", output, "--workers", 1))
+    return SimpleNamespace(path=path, output=output, result=hwsim("run", path, "--output", output, *here))
 
 
 class TestResults:

@@ -16,7 +16,7 @@ from study_cases import Edit, edited
 
 from hwsim.studies.store import Store
 
-TIMES = ("seconds", "started", "command", "git_commit")
+TIMES = ("seconds", "started", "memory_gib", "command", "git_commit")
 LONGER: Edit = ("epochs: 1, batch_size: 256, width: 4", "epochs: 4, batch_size: 128, width: 4")
 OFTEN: Edit = ("  baseline: fp32\n", "  checkpoint: {steps: 5}\n  baseline: fp32\n")
 STOCHASTIC: Edit = ("mine]}", "{name: x, vector: {format: bf16, rounding: stochastic}}]}")
@@ -127,7 +127,9 @@ def rounds(start: Start, folder: Path, count: int, seed: int) -> None:
         assert members(parent) == [], "workers outlive their parent"
         found = contents(killed)
         assert {id: found.get(id) for id in kept} == kept, "a finished run was lost or changed"
-        assert all(found[id] == expected[id] for id in found)
+        for id, (record, tables) in found.items():
+            assert record == expected[id][0], turn
+            assert [name for name, table in tables.items() if table != expected[id][1][name]] == [], turn
         resumed += len(checkpoints(killed))
         kept = _emptied(killed) if len(found) == 4 else found
     _, ended = start(killed.folder)

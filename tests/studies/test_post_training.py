@@ -76,7 +76,7 @@ study:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (("int8", "int9"), "kept.yaml:5: study.experiment.datapath: datapath: got 'int9'"),
+        (("int8", "int9"), "kept.yaml:5: study.experiment.datapath: got 'int9'"),
         (("int8", "int9"), "did you mean 'int8'?"),
         (("int8", "{vector: bf16}"), "kept.yaml:5: study.experiment.datapath: name: missing; allowed: a name for the tables"),
         (("sentences: 5", "sentences: 2"), "kept.yaml:6: study.experiment.sentences: got 2"),

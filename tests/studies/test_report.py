@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from hwsim.studies.report.budgets import budgets
+from hwsim.studies.report.drawing import Drawing
 from hwsim.studies.report.plots import budget_bars, facets
 from hwsim.studies.report.statistics import Spread, Unit, paired
 from hwsim.studies.report.summary import Series
@@ -122,6 +123,10 @@ def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
     console.print(_table("[/a] title", ["[bold]b", "c"], [["[red]d[/red]", "[/e]"]]))
     shown = console.export_text()
     assert all(text in shown for text in ("[/a] title", "[bold]b", "[red]d[/red]", "[/e]"))
+
+
+def test_a_figure_s_file_is_in_its_folder_whatever_it_is_called() -> None:
+    assert Drawing("Causes by layer, ../../MINE\\x", (1, 1), lambda figure: None).slug == "causes-by-layer-mine-x"
 
 
 def test_plots_take_the_pages_colour_and_escape_what_they_show() -> None:

@@ -96,6 +96,17 @@ def test_what_a_killed_process_left_is_no_result_and_is_swept_away(store: Store)
     assert os.listdir(store.folder / "claims") == []
 
 
+def test_what_a_process_killed_right_after_it_stored_a_result_left_is_swept_away(store: Store) -> None:
+    store.save("a1", {}, TABLES)
+    for id in ("a1", "b2"):
+        store.save_failure(id, {"error": "killed"})
+        store.checkpoint(id).parent.mkdir(exist_ok=True)
+        store.checkpoint(id).write_text("how far it came")
+    claim(store)
+    assert set(store.failed()) == {"b2"}
+    assert os.listdir(store.folder / "checkpoints") == ["b2.pt"]
+
+
 def test_the_first_of_two_equal_results_stays(store: Store) -> None:
     store.save("a1", {"host": "first"}, TABLES)
     store.save("a1", {"host": "second"}, TABLES)

@@ -51,8 +51,9 @@ def test_a_run_over_two_processes_is_stored_and_repeats_itself(tmp_path: Path) -
 
 
 @pytest.mark.large
-def test_it_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
-    run = run_of("fp8_delayed")
+@pytest.mark.parametrize(("datapath", "processes"), [("fp8_delayed", 2), ("fp8_lm", 3)])
+def test_it_goes_on_from_a_checkpoint_bit_for_bit(datapath: str, processes: int, tmp_path: Path) -> None:
+    run = run_of(datapath, processes)
     path, every = tmp_path / "run.pt", CheckpointChoice(epochs=1)
     whole = train_together(run, Checkpoints(path, run.hash, every), lambda row: None)
     assert path.exists()

@@ -16,7 +16,10 @@ LR = 0.05
 @cache
 def trained(name: str) -> tuple[nn.Module, Task, tuple[Tensor, Tensor]]:
     """A task's model after a short training, and a batch."""
-    options: dict[str, Any] = {"digits_cnn": {}, "char_gpt": {"layers": 2, "heads": 2, "width": 32, "context": 16}}[name]
+    options: dict[str, Any] = {
+        "digits_cnn": {},
+        "char_gpt": {"network": "torch", "layers": 2, "heads": 2, "width": 32, "context": 16},
+    }[name]
     made = task(name, **options)
     data, model = made.load_data(), initial_model(made, 0)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

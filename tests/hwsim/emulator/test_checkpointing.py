@@ -120,3 +120,32 @@ def test_gradients_of_gradients_are_refused() -> None:
     model = nn.Linear(3, 3)
     with emulate(model, "fp32"), pytest.raises(ConfigError, match="create_graph"):
         torch.autograd.grad(model(torch.ones(2, 3)).square().sum(), model.weight, create_graph=True)
+
+
+class Nested(nn.Module):
+    """A checkpointed layer inside of a checkpointed module."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.first, self.inner, self.reentrant = nn.Linear(8, 8), nn.Linear(8, 8), reentrant
+
+    def body(self, x: Tensor) -> Tensor:
+        y = self.first(x).tanh()
+        return self.inner(y) if self.reentrant is None else checkpoint(self.inner, y, use_reentrant=self.reentrant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) if self.reentrant is None else checkpoint(self.body, x, use_reentrant=self.reentrant)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")  # torch's, of a checkpoint that runs without gradients inside of another
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_inside_of_a_checkpoint(reentrant: bool) -> None:
+    found = []
+    for kind in (None, reentrant):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model, x = Nested(kind), torch.randn(4, 8, requires_grad=True)
+        with emulate(model, "fp8_current"):
+            model(x).square().sum().backward()
+        found.append({"x": x.grad, **tensors_of(model)})
+    assert same(*found) == []

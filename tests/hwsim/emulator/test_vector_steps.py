@@ -1,7 +1,5 @@
 """The vector unit's inner steps, bit for bit as a slow reference does them one number at a time."""
 
-import math
-
 import pytest
 import torch
 from emulator_cases import input_of, model_of, optimizer_of, same, tensors_of, train
@@ -192,15 +190,46 @@ def test_rms_norm_in_one_operation(name: str) -> None:
     assert equal(own, _floats([unit.sum(column) for column in transposed(products)]))
 
 
-def test_rms_norm_where_torch_composes_it_takes_the_order_of_its_sum() -> None:
-    unit, machine = unit_and_machine("pairwise")
-    layer, x = nn.RMSNorm(7, eps=1e-5), numbers(4, 7)
+class WrittenOut(nn.Module):
+    """RMS norm as Llama's module writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+
+
+class Multiplied(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-5)
+
+
+RMS_NORMS = {"torch": lambda: nn.RMSNorm(7, eps=1e-5), "Llama": WrittenOut, "multiplied": Multiplied}
+
+
+@pytest.mark.parametrize("form", RMS_NORMS)
+@pytest.mark.parametrize("name", UNITS)
+def test_rms_norm_written_out_in_operations_takes_the_same_steps(name: str, form: str) -> None:
+    unit, machine = unit_and_machine(name)
+    layer, x = RMS_NORMS[form](), numbers(4, 7)
     with torch.no_grad(), emulate(layer, machine):
         y = layer(x)
     for i, row in enumerate(rows_of(x)):
         squares = [unit.r(v * v, "out") for v in row]
-        r = unit.r(_exact(1 / math.sqrt(unit.r(unit.r(unit.mean(squares), "out") + _exact(1e-5), "out"))), "out")
+        variance = unit.r(unit.r(unit.sum(squares) / 7, "variance"), "out")
+        r = unit.r(unit.rsqrt(unit.r(variance + _exact(1e-5), "out"), 0.0), "out")
         assert equal(y[i], unit.out([unit.r(v * r, "out") for v in row]))
+
+
+def test_a_mean_of_what_is_no_square_any_more_is_a_mean() -> None:
+    def expression(x: Tensor) -> Tensor:
+        return x.pow(2).add_(1.0).mean(-1)
+
+    unit, machine = unit_and_machine("chunked")
+    x = numbers(4, 7)
+    with torch.no_grad(), emulate(nn.Identity(), machine):
+        y = expression(x)
+    for found, row in zip(y.tolist(), rows_of(x), strict=True):
+        added = [unit.r(unit.r(v * v, "out") + 1, "out") for v in row]
+        assert found == unit.out([unit.mean(added)])[0]
 
 
 def _floats(row: Row) -> list[float]:

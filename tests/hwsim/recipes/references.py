@@ -111,10 +111,10 @@ def ocp(element_exponent: int) -> Callable[[Fraction], Fraction]:
     return lambda amax: Fraction(2) ** (exponent(amax) - element_exponent)
 
 
-def nvfp4(x: np.ndarray, where: np.ndarray) -> np.ndarray:
+def nvfp4(x: np.ndarray, where: np.ndarray, e2m1: Round = to_float(*E2M1)) -> np.ndarray:
     """NVIDIA's two levels, every operation one in float32 (TransformerEngine, reference_nvfp4)."""
     f = np.float32
-    e4m3, e2m1 = to_float(*E4M3), to_float(*E2M1)
+    e4m3 = to_float(*E4M3)
     encode = f(448 * 6) / f(np.abs(x).max())
     decode = f(1) / encode
     out = np.empty(x.shape, dtype=f)
@@ -123,7 +123,8 @@ def nvfp4(x: np.ndarray, where: np.ndarray) -> np.ndarray:
         block = f(float(e4m3(Fraction(float(f(np.abs(x[inside]).max()) * f(encode * f(f(1) / f(6))))), 0)))
         factor = f(1) / f(block * decode)
         for index in np.argwhere(inside):
-            element = float(e2m1(Fraction(float(f(x[tuple(index)] * factor))), 0))
+            number = int(np.ravel_multi_index(index, x.shape))
+            element = float(e2m1(Fraction(float(f(x[tuple(index)] * factor))), number))
             exact = Fraction(element) * Fraction(float(block)) * Fraction(float(decode))
             out[tuple(index)] = float(float32(exact))
     return out

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from recipe_cases import everywhere, numbers
+from recipe_cases import RECIPES, everywhere, numbers
 from references import (
     BF16,
     E2M1,
@@ -52,6 +52,7 @@ def ulp_of(mantissa_bits: int, min_exponent: int) -> Callable[[Fraction], Fracti
 DRAW = Draw(5, "here")
 INT8, INT8_DRAWN = to_integer(-128, 127), stochastic(-128, 127, DRAW, lambda x: Fraction(1))
 BLOCKS, COLUMN_BLOCKS = tiles(1, 32), tiles(32, 1)
+INT4, INT4_DRAWN = to_integer(-8, 7), stochastic(-8, 7, DRAW, lambda x: Fraction(1))
 RULES: dict[tuple[str, str, str], Reference] = {
     ("tf32", "output", "input"): plainly(to_float(*TF32)),
     ("bf16", "output", "weight"): plainly(to_float(*BF16)),
@@ -78,10 +79,31 @@ RULES: dict[tuple[str, str, str], Reference] = {
     ("int8_stochastic", "output", "input"): by(per_row, over(127), INT8),
     ("int8_stochastic", "grad_input", "grad_output"): by(per_row, over(127), INT8_DRAWN),
     ("int8_stochastic", "grad_weight", "input"): by(per_column, over(127), INT8_DRAWN),
+    ("nvfp4", "grad_input", "grad_output"): lambda x: nvfp4(x, tiles(1, 16)(x), stochastic(None, 6, DRAW, ulp_of(1, 0), bits=8)),
+    ("mxfp6", "grad_weight", "grad_output"): by(COLUMN_BLOCKS, ocp(4), to_float(*E3M2)),
+    ("int4_nearest", "output", "input"): by(per_tensor, over(7), INT4),
+    ("int4_nearest", "grad_input", "weight"): by(per_row, over(7), INT4),
+    ("int4_stochastic", "output", "weight"): by(per_row, over(7), INT4_DRAWN),
+    ("int4_stochastic", "grad_weight", "grad_output"): by(per_tensor, over(7), INT4_DRAWN),
     ("h100_fp8", "output", "input"): by(per_tensor, over(448), to_float(*E4M3)),
     ("mi300x_fp8", "output", "input"): by(per_tensor, over(240), to_float(3, -7, 240)),
     ("mi300x_fp8", "grad_input", "grad_output"): by(per_tensor, over(57344), to_float(2, -15, 57344)),
 }
+
+
+ELSEWHERE = {
+    "fp32": "test_identity_emulation.py: plain torch, bit for bit",
+    "adam8bit": "below, code by code",
+    "fp8_delayed": "test_kept_scales.py: the window of the largest magnitudes",
+    **dict.fromkeys(("ternary_lsq", "w4a4_lsq", "w4a8_lsq", "w8a8_lsq"), "test_kept_scales.py: learned steps"),
+    "w4a4_pact": "test_kept_scales.py: learned clipping",
+    "w4a4_dorefa": "test_kept_scales.py: DoReFa",
+}
+"""Rules that keep a state, train a scale or round nothing."""
+
+
+def test_every_recipe_s_rule_is_written_out() -> None:
+    assert sorted({name for name, *_ in RULES} | ELSEWHERE.keys()) == RECIPES
 
 
 @pytest.mark.parametrize("case", RULES, ids="/".join)

@@ -38,12 +38,21 @@ class TestEveryQuantizer:
 
 @pytest.mark.parametrize("seed", range(5))
 class TestOptimalLevels:
-    def test_of_two_bits_equal_the_exhaustive_search_over_splits(self, seed: int) -> None:
+    def test_of_one_bit_are_the_mean_which_no_other_scale_beats(self, seed: int) -> None:
         w = rows(1, 9, seed=seed)
-        ordered = w.abs().flatten().sort().values
-        splits = [torch.stack([ordered[:i].mean(), ordered[i:].mean()]) for i in range(1, 9)]
-        least = min(float(error(w, torch.cat([-m.flip(0), m])[None])) for m in splits)
-        assert float(error(w, LSBQ(2, optimal=True).levels(w))) == pytest.approx(least, abs=1e-14)
+        scales = torch.linspace(0, 3, 301, dtype=torch.float64)
+        least = min(float(error(w, torch.stack([-v, v])[None])) for v in scales)
+        assert float(error(w, LSBQ(1, optimal=True).levels(w))) <= least
+
+    def test_of_two_bits_equal_the_exhaustive_search_over_all_assignments(self, seed: int) -> None:
+        """Each weight one of +-v_1 +- v_2: its sign is free, so that its magnitude goes to one of two means, 2^8 ways in all."""
+        w = rows(1, 8, seed=seed)
+        magnitudes, errors = w.abs().flatten(), []
+        for number in range(2**8):
+            inner = torch.tensor([bool(number >> i & 1) for i in range(8)])
+            parts = [part for part in (magnitudes[inner], magnitudes[~inner]) if len(part)]
+            errors.append(float(sum((part - part.mean()).square().sum() for part in parts)))
+        assert float(error(w, LSBQ(2, optimal=True).levels(w))) == pytest.approx(min(errors), abs=1e-14)
 
     def test_of_ternary_equal_the_exhaustive_search_over_subsets(self, seed: int) -> None:
         w = rows(1, 8, seed=seed)

@@ -1,6 +1,7 @@
 """A PAR is piecewise affine with kinks at its levels, and its prox map is the brute-force minimiser."""
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from math import inf, nan
 
@@ -12,7 +13,7 @@ from hwsim.fields import format_record
 from hwsim.formats import Format, Integer
 from hwsim.formats.codebook import Codebook
 from hwsim.training import PAR, breakpoints, distance, l1_slopes, mcp, mcp_like, prox, squared_l2_slopes, stairs
-from hwsim.training.breakpoints import columns_of, evaluate
+from hwsim.training.breakpoints import _index, columns_of, evaluate
 
 F64 = torch.float64
 TIES = ("toward_zero", "away", "lower", "upper", "even")
@@ -39,12 +40,13 @@ def random_par(rng: random.Random, family: str, dyadic: bool, negative: bool = F
     return PAR(tuple(levels), tuple(slopes), rng.choice(TIES), other)
 
 
-def least(par: PAR, strength: float, u: torch.Tensor) -> torch.Tensor:
-    """The least objective over each affine piece's own minimiser and all knots."""
+def minimisers(par: PAR, strength: float, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each affine piece's own minimiser and all knots, (candidates, u), and how far each lies above the least objective."""
     edges = (-inf, *par.knots, inf)
     pieces = [(s, a, b) for s, (a, b) in zip(par.piece_slopes, pairwise(edges), strict=True) if abs(s) < inf]
-    candidates = [(u - strength * s).clamp(a, b) for s, a, b in pieces] + [torch.full_like(u, q) for q in par.knots]
-    return torch.stack([energy(par, strength, u, w) for w in candidates]).amin(0)
+    found = torch.stack([(u - strength * s).clamp(a, b) for s, a, b in pieces] + [torch.full_like(u, q) for q in par.knots])
+    energies = torch.stack([energy(par, strength, u, w) for w in found])
+    return found, energies - energies.amin(0)
 
 
 def energy(par: PAR, strength: float, u: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -52,15 +54,44 @@ def energy(par: PAR, strength: float, u: torch.Tensor, w: torch.Tensor) -> torch
 
 
 class TestProx:
+    @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.large)])
     @pytest.mark.parametrize("dyadic", [False, True])
     @pytest.mark.parametrize("family", ["convex", "quasi_convex", "non_convex"])
-    def test_is_the_brute_force_minimiser_of_random_regularizers_ties_included(self, family: str, dyadic: bool) -> None:
-        rng = random.Random(family)
-        for _ in range(400):
+    def test_is_the_brute_force_minimiser_of_random_regularizers_ties_included(
+        self, family: str, dyadic: bool, count: int
+    ) -> None:
+        rng = random.Random(f"{family} {count}")
+        for _ in range(count):
             par, strength = random_par(rng, family, dyadic), max(rng.randint(0, 24) / 8, 0.125)
             u = torch.cat([torch.linspace(-6, 6, 97, dtype=F64), doubles(*breakpoints(par, strength).thresholds)])
-            excess = energy(par, strength, u, prox(u, par, strength)) - least(par, strength, u)
-            assert float(excess.max()) <= 1e-12, (par, strength)
+            w, (found, above) = prox(u, par, strength), minimisers(par, strength, u)
+            assert float((energy(par, strength, u, w) - energy(par, strength, u, found).amin(0)).max()) <= 1e-12, (par, strength)
+            assert float(torch.where(above <= 1e-12, (found - w).abs(), inf).amin(0).max()) <= 1e-12, (par, strength)
+
+    @pytest.mark.parametrize("ties", TIES)
+    def test_takes_the_declared_one_of_the_minimisers_of_random_regularizers_that_tie_exactly(self, ties: str) -> None:
+        rng, seen, u = random.Random(ties), 0, torch.linspace(-6, 6, 769, dtype=F64)
+        for _ in range(160):
+            par, strength = replace(random_par(rng, "non_convex", True), ties=ties), rng.randint(1, 24) / 8
+            found, above = minimisers(par, strength, u)
+            low, high = (torch.where(above == 0, found, far) for far in (inf, -inf))
+            tied = low.amin(0) < high.amax(0)
+            w, (near, far) = prox(u, par, strength), (low.abs().amin(0), high.nan_to_num(0.0, neginf=0.0).abs().amax(0))
+            expected = {
+                "lower": (w, low.amin(0)),
+                "upper": (w, high.amax(0)),
+                "toward_zero": (w.abs(), near),
+                "away": (w.abs(), far),
+            }
+            taken, declared = expected.get(ties, (w, w))
+            assert torch.equal(taken[tied], declared[tied]), (par, strength)
+            assert bool(((above == 0) & (found == w)).any(0)[tied].all()), (par, strength)
+            if ties == "even":
+                odd = [bool(_index(v, par) % 2) and _index(a, par) % 2 != _index(b, par) % 2
+                       for v, a, b in zip(*(t[tied].tolist() for t in (w, low.amin(0), high.amax(0))), strict=True)]  # fmt: skip
+                assert not any(odd), (par, strength)
+            seen += int(tied.sum())
+        assert seen > 100
 
     def test_is_monotone_and_for_convex_regularizers_not_expansive(self) -> None:
         rng, u = random.Random(1), torch.linspace(-6, 6, 4001, dtype=F64)

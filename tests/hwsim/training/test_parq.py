@@ -101,16 +101,23 @@ class TestSchedules:
 
 
 class TestMaps:
-    @pytest.mark.parametrize("rho", [1.0, 1.5, 4.0, 1e6])
-    @pytest.mark.parametrize("levels", [(-3.0, -0.4, 0.4, 3.0), (-1.0, 0.0, 1.0), (-2.5, -1.0, -0.2, 0.0, 0.2, 1.0, 2.5)])
-    def test_parq_is_the_prox_map_of_a_convex_par_at_the_scaled_input(self, levels: tuple[float, ...], rho: float) -> None:
-        u = torch.linspace(-5, 5, 1001, dtype=torch.float64)
+    @pytest.mark.parametrize(("levels", "rhos"), [
+        ((-3.0, -0.4, 0.4, 3.0), (1.0, 1.5, 4.0, 40.0)),
+        ((-2.5, -1.0, -0.2, 0.0, 0.2, 1.0, 2.5), (1.0, 1.5, 4.0, 40.0)),
+        ((-1.0, 0.0, 1.0), (2.0, 2.0**10, 2.0**20)),            # large rho: numbers on which rho u and the shifts are exact
+        ((-3.0, -0.5, 0.5, 3.0), (2.0, 2.0**10, 2.0**20)),
+    ])  # fmt: skip
+    def test_parq_is_the_prox_map_of_a_convex_par_at_the_scaled_input(
+        self, levels: tuple[float, ...], rhos: tuple[float, ...]
+    ) -> None:
+        u = torch.linspace(-5, 5, 1281, dtype=torch.float64)
         knots = (0.0, *(q for q in levels if q > 0))
-        slopes = [(1 - 1 / rho) * (a + b) / 2 for a, b in pairwise(knots)]
-        slopes[0] = slopes[0] if 0.0 in levels else 0.0
-        expected = prox(rho * u, PAR(knots, (*slopes, inf)), rho)
-        given = cells(u[None], torch.tensor([levels], dtype=torch.float64), 1 / rho)[0]
-        torch.testing.assert_close(given, expected, rtol=0, atol=1e-12 * max(1.0, rho / 1e3))
+        for rho in rhos:
+            slopes = [(1 - 1 / rho) * (a + b) / 2 for a, b in pairwise(knots)]
+            slopes[0] = slopes[0] if 0.0 in levels else 0.0
+            expected = prox(rho * u, PAR(knots, (*slopes, inf)), rho)
+            given = cells(u[None], torch.tensor([levels], dtype=torch.float64), 1 / rho)[0]
+            torch.testing.assert_close(given, expected, rtol=0, atol=1e-12)
 
     def test_parq_clips_only_at_its_start_and_is_hard_at_its_end(self) -> None:
         u, levels, out = torch.linspace(-3, 3, 301)[None], torch.tensor([[-2.0, 0.5, 2.0]]), torch.empty(1, 301)

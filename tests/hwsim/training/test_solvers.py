@@ -112,6 +112,7 @@ class TestQuantizationRate:
 
 class TestBounds:
     def test_ridge_like_estimates_are_near_ridge(self) -> None:
+        """|x - ridge| <= gap sqrt(d) / 2, by a factor of two; |A (x - ridge)|^2 / n <= strength d gap^2 / 4, by fifty."""
         n, d, gap, strength = 40, 160, 0.4, 0.5
         problem = instance(problems=2, n=n, d=d)
         levels = tuple(gap * k for k in range(11))
@@ -121,8 +122,8 @@ class TestBounds:
         factor = torch.linalg.cholesky(gram + strength * torch.eye(d, dtype=F64))
         ridge = torch.cholesky_solve(moment.unsqueeze(-1), factor).squeeze(-1)
         assert float(ridge.abs().max()) <= levels[-1]
-        assert bool(((x - ridge).norm(dim=-1) <= gap * d**0.5 / 2).all())
-        assert bool((problem.predictor(x - ridge).square().mean(-1) <= strength * d * gap**2 / 4).all())
+        assert bool(((x - ridge).norm(dim=-1) <= gap * d**0.5 / 2 / 2).all())
+        assert bool((problem.predictor(x - ridge).square().mean(-1) <= strength * d * gap**2 / 4 / 50).all())
 
 
 class TestStochasticMethods:
@@ -137,8 +138,8 @@ class TestStochasticMethods:
         runs = [
             run(problem, par, strength, lambda t: radius / (2 * lipschitz * t**0.5), steps, seed=1) for run in (aprox, prox_sgd)
         ]
-        for objectives in (runs[0].objective, runs[0].average_objective):
-            assert float((objectives[-1] - least).max()) <= convergence_bound(lipschitz, radius, steps)
+        for objectives, margin in ((runs[0].objective, 100), (runs[0].average_objective, 10)):
+            assert float((objectives[-1] - least).max()) <= convergence_bound(lipschitz, radius, steps) / margin
         assert float(runs[0].rate[-1].min()) >= 0.15
         assert float(runs[1].rate[-1].max()) <= 0.1
 

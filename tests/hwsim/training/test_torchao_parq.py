@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from hwsim.errors import ConfigError
 from hwsim.training import LSBQ, PARQ, BinaryRelax, Hard, LevelQuantizer, Linear, Parq, ProxMap, Sigmoid, Ternary, Uniform
 from hwsim.training.nearest import nearest
 
@@ -88,6 +89,28 @@ class TestDefectsOfTheRelease:
             q, _ = quant.LSBQuantizer(optimal=True).quantize(w, 2, dim=-1)
         errors = [(nearest(w, LSBQ(2, optimal).levels(w)) - w).square().mean() for optimal in (True, False)]
         assert errors[0] < errors[1] < (q - w).square().mean()
+
+    def test_uniform_levels_break_ties_to_even_on_update_steps_and_downwards_on_the_others(self) -> None:
+        w = torch.tensor([-1.5, -1.0, 0.0, 1.0, 1.5])
+        q, levels = quant.UnifQuantizer().quantize(w, 2)
+        assert levels.tolist() == [-1.5, -0.5, 0.5, 1.5]
+        assert (q.tolist(), nearest(w[None], levels[None])[0].tolist()) == (
+            [-1.5, -1.5, 0.5, 0.5, 1.5],
+            [-1.5, -1.5, -0.5, 0.5, 1.5],
+        )
+
+    def test_the_ternary_levels_of_the_maximum_lose_more_than_twice_the_error_of_those_of_the_mean(self) -> None:
+        from torchao.prototype.parq.quant.uniform import TernaryUnifQuantizer
+
+        w = torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
+        q, _ = TernaryUnifQuantizer().quantize(w[0], 0)
+        assert (q - w).square().mean() > 2 * (nearest(w, Ternary().levels(w)) - w).square().mean()
+
+    def test_one_bit_of_the_integer_levels_divides_by_zero(self) -> None:
+        q, _ = quant.MaxUnifQuantizer().quantize(torch.tensor([1.0, -2.0]), 1)
+        assert not bool(q.isfinite().all())
+        with pytest.raises(ConfigError, match="Uniform with zero bits: got 1; allowed: a whole number from 2 to 8"):
+            Uniform(1, "max", zero=True)
 
     @pytest.mark.parametrize("center", [0.3, 0.7])
     def test_the_slope_schedule_is_normalised_for_one_centre_only(self, center: float) -> None:

@@ -1,0 +1,61 @@
+"""A tensor's scale from its largest magnitude, and its rounding by that scale, in one compiled call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hwsim.formats import lowering
+
+from . import fast as fast_loops
+from . import kernels, magnitude_kernels, nearest_loops
+from .compiling import kept, sources
+from .fast import fast
+from .kernels import general
+from .magnitude_kernels import largest_finite_bits
+
+PIECE = 2048
+
+
+def _entry(version: int) -> Any:
+    """round_by_largest, which numba compiles again for another version of its sources."""
+
+    @kept
+    def round_by_largest(x: Any, out: Any, words: Any, divisor: Any, limits: Any, ends: Any, rules: Any, loop: Any) -> Any:
+        """Round x into out by the scale largest |x| / divisor, 1 where that is zero. Returns whether an element became NaN.
+
+        Args:
+            x, out: contiguous float32.
+            words: none are read.
+            divisor: float32, the format's largest value.
+            limits: of `largest_finite_bits`.
+            ends: the smallest and the largest scale, float32.
+            rules: the records of the format's Rule and the carrier's.
+            loop: the fast loop to try on each piece, or -1.
+        """
+        rule, carrier = rules[0], rules[1]
+        scale = np.ones(1)
+        top = np.int32(largest_finite_bits(x.view(np.int32), limits)).view(np.float32)
+        if top > 0:
+            scale[0] = max(min(np.float32(top / divisor), ends[1]), ends[0])
+        found = version < 0  # False; a version that is not named would not be closed over
+        for low in range(0, x.size, PIECE):
+            high = min(low + PIECE, x.size)
+            if not (loop >= 0 and fast(x[low:high], out[low:high], words, scale, 0, rule, loop)):
+                found |= general(x[low:high], out[low:high], words, scale, 0, rule, carrier)
+        return found
+
+    return round_by_largest
+
+
+round_by_largest = _entry(
+    sources(
+        __file__,
+        fast_loops.__file__,
+        kernels.__file__,
+        magnitude_kernels.__file__,
+        nearest_loops.__file__,
+        lowering.__file__,
+    )
+)

@@ -1,0 +1,84 @@
+"""Operands that two GEMMs read are cast once, and no bit depends on it: with statistics every GEMM casts its own."""
+
+import pytest
+import torch
+from emulator_cases import MODELS, Transformer, input_of, loss_of, model_of, optimizer_of, same, tensors_of, train
+from torch import Tensor, nn
+
+from hwsim.emulator import emulate
+
+FP8 = {
+    "input": {"format": "fp8_e4m3fn", "scaling": "absmax"},
+    "weight": {"format": "fp8_e4m3fn", "scaling": "absmax"},
+    "grad_output": {"format": "fp8_e5m2", "scaling": "absmax"},
+}
+OTHER_COPY = {"gemm": {"all": FP8, "grad_input": {"weight": {"format": "int8", "scaling": "absmax"}}}}
+OTHER_GRADIENT = {"gemm": {"all": FP8, "grad_weight": {"grad_output": "bf16"}}}
+MACHINES = {"one cast": {"gemm": {"all": FP8}}, "two of the weight": OTHER_COPY, "two of the gradient": OTHER_GRADIENT}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", MODELS)
+def test_training_with_copies_is_training_without(name: str, machine: str) -> None:
+    found = []
+    for statistics in (False, True):
+        model = model_of(name)
+        optimizer = optimizer_of("sgd_momentum", model)
+        with emulate(model, MACHINES[machine], optimizer=optimizer, statistics=statistics):
+            train(model, input_of(name), optimizer)
+        found.append(tensors_of(model, optimizer))
+    assert same(*found) == []
+
+
+def _halved(model: nn.Module) -> None:
+    for p in model.parameters():
+        p.data.mul_(0.5)
+
+
+def _replaced(model: nn.Module) -> None:
+    for p in model.parameters():
+        p.data = p.data * 3
+
+
+def _evaluated(model: nn.Module) -> None:
+    with torch.inference_mode():
+        model(input_of("transformer"))
+
+
+@pytest.mark.parametrize("between", [_halved, _replaced, _evaluated])
+def test_a_weight_that_is_written_between_the_passes_is_cast_again(between) -> None:
+    found = []
+    for statistics in (False, True):
+        model = model_of("transformer")
+        with emulate(model, MACHINES["one cast"], statistics=statistics):
+            loss = loss_of(model(input_of("transformer")))
+            between(model)
+            loss.backward()
+        found.append(tensors_of(model))
+    assert same(*found) == []
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_accumulated_and_checkpointed_gradients(reentrant: bool) -> None:
+    def gradients(statistics: bool) -> dict[str, Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = Transformer(checkpointing=reentrant)
+        with emulate(model, MACHINES["one cast"], statistics=statistics):
+            losses = [loss_of(model(input_of("transformer"))) for _ in range(2)]
+            for loss in losses:
+                loss.backward(retain_graph=not reentrant)
+        return tensors_of(model)
+
+    assert same(gradients(False), gradients(True)) == []
+
+
+def test_a_weight_s_copy_serves_its_second_gemm_and_is_let_go() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    with emulate(model, MACHINES["one cast"]) as machine:
+        copies = machine._engine.copies
+        y = model(torch.randn(4, 8))
+        kept = [copy.values for copy in copies._weights.values()]
+        assert len(kept) == 1, "the first layer has no input gradient"
+        y.sum().backward()
+        assert not copies._weights
