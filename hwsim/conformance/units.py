@@ -89,7 +89,7 @@ def naive_models(result: str) -> dict[str, Mac]:
     rounded = {"accumulator": {"format": result}, "c": c}
     sequential = {"product": {"format": "fp32"}, "accumulator": {"format": "fp32"}, "order": "sequential", "c": c}
     return {
-        "exact sum, then nearest even": mac({**rounded, "order": {"fused": {"fraction_bits": "exact"}}}),
+        "exact sum, then nearest even": mac({**rounded, "order": {"fused": {"fraction_bits": "exact", "negative_zero": True}}}),
         "fp32 sequential": mac(sequential),
     }
 

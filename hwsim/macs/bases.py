@@ -191,13 +191,14 @@ class _Exact:
     def __init__(self, a: Port, b: Port, mac: Mac, s: Stream) -> None:
         self.a, self.b, self.s, self.mac = a.values, b.values, s, mac
         product = mac.accumulator if mac.product == "exact" else mac.product
+        at = edges(mac.accumulator, mac.flush_results)
         self.places = (
-            edges(mac.accumulator, mac.flush_results),
+            at if mac.fused is None or mac.fused.negative_zero else at._replace(zero=0.0),
             wide(mac.accumulator.format.grid, mac.accumulator.rounding),
             edges(product, mac.flush_results),
             wide(product.format.grid, product.rounding),
         )
-        self.flags = mac.product != "exact", mac.fused is None or mac.fused.negative_zero
+        self.flags = mac.product != "exact", mac.fused is None
 
     def advance(self, acc: Array, block: Block, ks: range, with_c: bool, width: int) -> None:
         found = groups(self.mac.fused, ks) if self.mac.fused else [range(k, k + 1) for k in ks]

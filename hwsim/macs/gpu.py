@@ -29,6 +29,8 @@ from .words import Stream
 
 BLOCK, DIGITS_BLOCK = 16, 4
 STEP = 8
+RESULTS_IN_DIGITS = 1 << 18
+"""How many results have digits at a time, of about a kilobyte for float64 operands."""
 ALONE = Alignment(terms=1, fraction_bits="exact")
 """Products that are added one by one."""
 
@@ -126,12 +128,19 @@ def matmul(a: Operand, b: Operand, c: Tensor | None, mac: Mac, stream: Stream, f
         if in_digits:
             order, bounds, steps = (t.to(device) for t in _group_tables(mac, terms))
             lowest, count = _digits(mac, (a, b))
-            room = torch.zeros(programs * count * side * side, dtype=torch.int64, device=device)
-            gpu_digits.sum_digits[grid](
-                x[:, order].contiguous(), y[order].contiguous(), start, sa, sb, out, rules, _grids(mac, levels, device), steps,
-                bounds, words, room, *shape, len(bounds) - 1, count, lowest, ROUNDS=mac.product != "exact",
-                IEEE_ZERO=mac.fused is None or mac.fused.negative_zero, **common,
-            )  # fmt: skip
+            height = side * max(1, RESULTS_IN_DIGITS // (side * side * -(-columns // side)))
+            room = torch.zeros(
+                -(-min(height, rows) // side) * -(-columns // side) * count * side**2, dtype=torch.int64, device=device
+            )
+            x, y, grids = x[:, order].contiguous(), y[order].contiguous(), _grids(mac, levels, device)
+            for i in range(0, rows, height):
+                part = slice(i, min(i + height, rows))
+                here = part.stop - i, columns, terms, first + i * columns, *shape[4:]
+                gpu_digits.sum_digits[-(-here[0] // side) * -(-columns // side),](
+                    x[part], y, start[part], sa[part], sb, out[part], rules, grids, steps, bounds, words, room, *here,
+                    len(bounds) - 1, count, lowest, ROUNDS=mac.product != "exact",
+                    IEEE_ZERO=mac.fused is None, **common,
+                )  # fmt: skip
             return out
         if mac.fused is None:
             tables = (t.to(device) for t in _term_tables(mac, terms, entering in ("first", "group")))

@@ -48,7 +48,7 @@ class Alignment(Record):
         exact_terms: G, how many products are summed exactly before they are scaled and aligned as one term.
         product_limit: the exponent from which on a product is an infinity.
         late: how the running sum joins late.
-        negative_zero: whether a zero result keeps the sign of its sum; +0 otherwise.
+        negative_zero: whether a negative sum that is rounded to zero gives -0; +0 otherwise, and where the sum itself is zero.
     """
 
     terms: Count | None = None

@@ -219,8 +219,6 @@ class _Sums:
                 exact = plus(exact, x, Rounding())
         elif how.fraction_bits == "exact":
             exact = sum((Fraction(x) for x in kept), Fraction(0))
-            if exact == 0 and how.negative_zero and all(sign(x) < 0 for x in kept):
-                exact = -0.0
         elif how.late:
             exact = self.join_late(Fraction(total), terms, how, how.fraction_bits)
         else:

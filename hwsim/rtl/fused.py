@@ -53,13 +53,13 @@ def fused(w: Wires, total: Exact, terms: Sequence[Term], how: Alignment) -> Exac
     terms = [replace(term, value=as_special(term.value, w)) for term in terms]
     running = Term(total, len(total.magnitude) - 1, w.let(~total.nonzero))
     if how.fraction_bits == "exact":
-        made = _exactly(w, [running, *terms], how.negative_zero)
+        made = _exactly(w, [running, *terms])
     else:
         made = _aligned(w, [running, *terms], how, how.fraction_bits)
     return replace(made, nan=nan, infinite=infinite, sign=w.let(Mux(infinite, minus, made.sign)))
 
 
-def _exactly(w: Wires, terms: list[Term], negative_zero: bool) -> Exact:
+def _exactly(w: Wires, terms: list[Term]) -> Exact:
     low = min(t.value.low for t in terms)
     high = max(t.value.high + len(t.value.magnitude) for t in terms)
     placed = []
@@ -67,13 +67,7 @@ def _exactly(w: Wires, terms: list[Term], negative_zero: bool) -> Exact:
         x = term.value
         at = w.shift_left(Cat(Const(0, x.low - low), x.magnitude), x.offset, high - low)
         placed.append(w.let(Mux(x.sign, -at, Cat(at, Const(0, 1)).as_signed())))
-    made = _signed(w, w.total(placed), low, 0, Const(0, 1))
-    if not negative_zero:
-        return made
-    all_negative = Const(1, 1)
-    for term in terms:
-        all_negative = w.let(all_negative & term.value.sign)
-    return replace(made, sign=w.let(made.sign | (all_negative & ~made.nonzero)))
+    return _signed(w, w.total(placed), low, 0, Const(0, 1))
 
 
 def _aligned(w: Wires, terms: list[Term], how: Alignment, bits: int) -> Exact:

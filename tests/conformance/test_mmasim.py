@@ -166,6 +166,21 @@ def test_equals_mmasim_on_many_random_bit_patterns(case: Case) -> None:
     assert not any(wrong.values()), wrong
 
 
+TINY = ("amd_cdna1_bf16", "amd_cdna2_bf16", "amd_cdna3_bf16", "nvidia_ampere_bf16", "nvidia_hopper_bf16")
+
+
+@pytest.mark.parametrize("case", [case for case in cases() if case.unit in TINY], ids=str)
+def test_the_sign_of_sums_that_round_to_zero_equals_mmasim(case: Case) -> None:
+    a, b, c = (torch.tensor(x) for x in ((-1.0, 1.0, 0.0, -0.0), (2.0**-60, -0.0), (0.0, -0.0, 2.0**-149)))
+    first, second, weight, start = (x.flatten()[:, None] for x in torch.meshgrid(a, a, b, c, indexing="ij"))
+    left = torch.cat([first, second], 1).bfloat16() * 2.0**-100
+    right = torch.cat([weight, weight], 1).bfloat16()
+    expected = case.oracle().dpa(left, right, start[:, 0].contiguous())
+    found = torch.stack([matmul(x[None].float(), y[:, None].float(), case.unit, z[None])[0, 0]
+                         for x, y, z in zip(left, right, start, strict=True)])  # fmt: skip
+    assert torch.equal(bits(found), bits(wide(expected)))
+
+
 def test_every_shipped_gpu_unit_is_compared_here_or_with_recorded_outputs() -> None:
     blocks = {f"nvidia_blackwell_{kind}" for kind in ("fp6", "mxfp8", "mxfp6", "mxfp4", "nvfp4")}
     compared = {case.unit for case in cases()} | blocks | {recording.unit for recording in recordings()}

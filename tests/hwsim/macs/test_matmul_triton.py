@@ -13,6 +13,7 @@ from hwsim.errors import FormatError
 from hwsim.formats import Draw
 from hwsim.formats.backends import gpu
 from hwsim.macs import Mac, Scaled, mac, matmul
+from hwsim.macs import gpu as gpu_matmul
 
 pytest.importorskip("triton")
 # The interpreter computes both sides of every choice, the side not taken too.
@@ -180,6 +181,14 @@ def test_more_results_than_one_program_takes() -> None:
     unit = mac({"order": "fused(2, 20)", "accumulator": {"format": "fp32"}})
     a, b = operands(1, (17, 4)), operands(3, (4, 18))
     assert torch.equal(bits(matmul(on_gpu(a), on_gpu(b), unit, backend="triton").cpu()), bits(matmul(a, b, unit)))
+
+
+def test_digits_are_there_for_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_matmul, "RESULTS_IN_DIGITS", 32)
+    unit = mac({"order": "fused(2, exact)", "accumulator": {"format": "fp8_e5m2", "rounding": "stochastic(8)"}})
+    a, b, c = operands(2, (9, 3)), operands(4, (3, 5)), operands(6, (9, 5))
+    found = matmul(on_gpu(a), on_gpu(b), unit, on_gpu(c), DRAW, backend="triton").cpu()
+    assert torch.equal(bits(found), bits(matmul(a, b, unit, c, DRAW)))
 
 
 def test_nothing_to_sum_gives_c() -> None:
