@@ -8,12 +8,11 @@ import numpy as np
 
 from hwsim.formats import lowering
 
-from . import fast as fast_loops
 from . import kernels, magnitude_kernels, nearest_loops
 from .compiling import kept, sources
-from .fast import fast
 from .kernels import general
 from .magnitude_kernels import largest_finite_bits
+from .nearest_loops import nearest_scaled, nearest_single
 
 PIECE = 2048
 
@@ -22,7 +21,7 @@ def _entry(version: int) -> Any:
     """round_by_largest, which numba compiles again for another version of its sources."""
 
     @kept
-    def round_by_largest(x: Any, out: Any, words: Any, divisor: Any, limits: Any, ends: Any, rules: Any, loop: Any) -> Any:
+    def round_by_largest(x: Any, out: Any, words: Any, divisor: Any, limits: Any, ends: Any, rules: Any, quickly: Any) -> Any:
         """Round x into out by the scale largest |x| / divisor, 1 where that is zero. Returns whether an element became NaN.
 
         Args:
@@ -32,7 +31,7 @@ def _entry(version: int) -> Any:
             limits: of `largest_finite_bits`.
             ends: the smallest and the largest scale, float32.
             rules: the records of the format's Rule and the carrier's.
-            loop: the fast loop to try on each piece, or -1.
+            quickly: whether the loops for scaled nearest even apply to finite pieces.
         """
         rule, carrier = rules[0], rules[1]
         scale = np.ones(1)
@@ -42,8 +41,10 @@ def _entry(version: int) -> Any:
         found = version < 0  # False; a version that is not named would not be closed over
         for low in range(0, x.size, PIECE):
             high = min(low + PIECE, x.size)
-            if not (loop >= 0 and fast(x[low:high], out[low:high], words, scale, 0, rule, loop)):
-                found |= general(x[low:high], out[low:high], words, scale, 0, rule, carrier)
+            given, result = x[low:high], out[low:high]
+            if quickly and (nearest_single(given, result, scale[0], rule) or nearest_scaled(given, result, scale, 0, rule)):
+                continue
+            found |= general(given, result, words, scale, 0, rule, carrier)
         return found
 
     return round_by_largest
@@ -52,7 +53,6 @@ def _entry(version: int) -> Any:
 round_by_largest = _entry(
     sources(
         __file__,
-        fast_loops.__file__,
         kernels.__file__,
         magnitude_kernels.__file__,
         nearest_loops.__file__,

@@ -18,7 +18,7 @@ from hwsim.formats.scaled import Geometry
 
 from .absmax_kernels import round_by_largest
 from .cpu import NO_DRAW, ONE, kept_records
-from .fast import fast_loop
+from .fast import NEAREST_SCALED, fast_loop
 from .kernels import round_range
 from .magnitude_cpu import LIMITS, largest_magnitudes
 from .refusal import refuse_nan
@@ -28,7 +28,6 @@ from .words import BLOCK
 SINGLE = np.finfo(np.float32)
 ENDS = (SINGLE.smallest_subnormal, SINGLE.max)
 NO_WORDS = np.empty(BLOCK, np.uint32)
-NO_LOOP = -1
 
 
 class Direct:
@@ -71,9 +70,9 @@ class Direct:
         if self._divisor is None:
             whole = tuple(Geometry(given.size, given.size))
             return bool(round_range(given, result, 0, given.size, 0, ONE, whole, NO_DRAW, self._records, self._loop, None))
-        loop = NO_LOOP if self._loop is None else self._loop
         limits = LIMITS[torch.float32][1]
-        return bool(round_by_largest(given, result, NO_WORDS, self._divisor, limits, ENDS, self._records, loop))
+        quickly = self._loop == NEAREST_SCALED
+        return bool(round_by_largest(given, result, NO_WORDS, self._divisor, limits, ENDS, self._records, quickly))
 
     def _in_parts(self, x: Tensor, given: npt.NDArray[Any], result: npt.NDArray[Any]) -> bool:
         scale = ONE
