@@ -63,7 +63,7 @@ def run_rows(folder: Path, where: str = "true") -> list[dict[str, Any]]:
 
     Args:
         folder: of the study's results.
-        where: a condition on the columns, as SQL.
+        where: a condition on the columns, and on `run`, the whole configuration as JSON, as SQL.
 
     Raises:
         StudyError: the folder holds no study, or the condition is none.
@@ -73,7 +73,7 @@ def run_rows(folder: Path, where: str = "true") -> list[dict[str, Any]]:
         connection.register("found", _listed(store))
         # A condition reads this table and nothing else.
         connection.execute("set enable_external_access = false; set lock_configuration = true")
-        query = f"select * from found where ({where}) order by part, datapath, settings, seed, id"
+        query = f"select * exclude (run) from found where ({where}) order by part, datapath, settings, seed, id"
         try:
             chosen: pa.Table = connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
@@ -83,7 +83,7 @@ def run_rows(folder: Path, where: str = "true") -> list[dict[str, Any]]:
 
 def _listed(store: Store) -> pa.Table:
     """A row for each place: study and place, state and record of its run, and the last row of its metrics."""
-    index, finished, columns = store.index(), store.finished(), {**PLACE, **RUN}
+    index, finished, columns = store.index(), store.finished(), {**PLACE, **RUN, "run": pa.string()}
     pending = {id: ("failed", failure["error"]) for id, failure in store.failed().items()}
     pending |= dict.fromkeys(store.running(), ("running", ""))
     records = {id: store.record(id) for id in finished}
@@ -92,12 +92,12 @@ def _listed(store: Store) -> pa.Table:
     for place in index["places"]:
         status, reason = pending.get(place["id"], ("missing", None))
         row = {"study": index["study"]["name"], **place, "settings": json.dumps(place["settings"])}
-        rows.append(
-            row | {"status": status, "reason": reason} | {k: v for k, v in records.get(place["id"], {}).items() if k in RUN}
-        )
+        record = records.get(place["id"], {})
+        found = {key: value for key, value in record.items() if key in RUN}
+        rows.append(row | {"status": status, "reason": reason} | found | {"run": json.dumps(record.get("run"))})
     metrics = dict.fromkeys(name for last in lasts.values() for name in last if name not in columns)
-    found = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in columns.items()}
-    return pa.table(found | {name: _column([lasts.get(row["id"], {}).get(name) for row in rows]) for name in metrics})
+    table = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in columns.items()}
+    return pa.table(table | {name: _column([lasts.get(row["id"], {}).get(name) for row in rows]) for name in metrics})
 
 
 def _last(store: Store, record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -110,6 +110,9 @@ def test_runs_are_listed_by_any_column(study: SimpleNamespace) -> None:
     rows = listed("datapath = 'mine' and part = '' and seed = 1 and accuracy > 0 and status = 'done'")
     assert [(row["study"], row["datapath"], row["seed"], row["epoch"]) for row in rows] == [("tiny", "mine", 1, 0)]
     assert listed("accuracy > 1") == []
+    assert len(listed("(run->>'$.optimizer.lr') = '0.1' and part = ''")) == 4
+    assert listed("(run->>'$.task.options.width') = '5'") == []
+    assert "run" not in rows[0]
     shown = hwsim("list", "runs", study.output).stdout
     assert shown.count("fp32") == 2
     assert shown.count("mine") > 2
