@@ -18,8 +18,8 @@ from hwsim.formats.backends.threads import in_threads
 from .nearest import Part
 
 PIECE = 1 << 16
-"""Elements of a piece: four float32 arrays of them are a MiB. Smaller ones fit nearer caches, but hand the interpreter's lock over
-more often, which costs more."""
+"""Elements of a piece: four float32 arrays of them are a MiB. Smaller ones fit nearer caches, but hand the interpreter's lock
+over more often, which costs more."""
 Array = npt.NDArray[np.floating]
 
 if TYPE_CHECKING:
