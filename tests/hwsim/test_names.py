@@ -70,7 +70,7 @@ WRONG = {
     ),
     "a point far outside": (
         {"kind": "fixed", "bits": 8, "fraction_bits": 200},
-        r"fraction_bits: got 200; allowed: a whole number from -64 to 64",
+        r"fraction_bits: got 200; allowed: a whole number from -64 to 8",
     ),
     "a level that is NaN": (
         {"kind": "codebook", "levels": [1, float("nan")]},

@@ -50,7 +50,7 @@ def test_a_probed_function_becomes_a_unit_s_file(tmp_path: Path, monkeypatch: py
         (["trace", "fp32_sequential", "--a", "1"], "got one of --a and --b"),
         (["trace", "fp16_accumulate", "--a", "0.3", "--b", "1"], "element [0, 0] is 0.3; allowed: values of fp16"),
         (["probe", "no_such_module:dot"], "allowed: module:function"),
-        (["probe", "math:sqrt", "--operands", "int8"], "operands: got int8; allowed: a float format"),
+        (["probe", "math:sqrt", "--operands", "nf4"], "operands: got nf4; allowed: a float or integer format"),
     ],
 )
 def test_wrong_arguments_are_refused_in_words(arguments: list[str], text: str) -> None:
