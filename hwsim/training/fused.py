@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,11 @@ from llvmlite import ir
 from numba import njit
 from numba.extending import intrinsic
 
-from hwsim.formats.backends.threads import in_threads
+from .kernels import cells_in_rows, cells_of_few, flat, nearest_in_rows, nearest_of_few
+from .loops import Loop
 
-from .nearest import Part
-
-PIECE = 1 << 16
-"""Elements of a piece: four float32 arrays of them are a MiB. Smaller ones fit nearer caches, but hand the interpreter's lock
-over more often, which costs more."""
+PIECE = 1 << 14
+"""Elements of a piece: four float32 arrays of them are 256 KiB."""
 Array = npt.NDArray[np.floating]
 
 if TYPE_CHECKING:
@@ -37,32 +35,22 @@ else:
 
 
 def fused_step(
-    base: torch.optim.Optimizer, options: Mapping[str, Any], latent: torch.Tensor, gradient: torch.Tensor | None, draw: Part
-) -> Callable[[], None] | None:
+    base: torch.optim.Optimizer, options: Mapping[str, Any], latent: torch.Tensor, gradient: torch.Tensor | None, draw: Loop
+) -> Loop | None:
     """What makes a step of torch's SGD and then `draw`, a piece at a time; None where the step would not have torch's bits.
 
     It has those of the plain SGD, one tensor at a time: torch's fused one, subclasses, sparse gradients, tensors as rates, and
-    first steps with momentum, which make the buffer, are left to torch.
+    first steps with momentum, which make the buffer, are left to torch; so are loops that are not those of this package's maps.
     """
-    step = _sgd_part(base, options, latent, gradient)
-    if step is None:
+    step, both = _sgd_operands(base, options, latent, gradient), _AFTER_SGD.get(draw.body)
+    if step is None or both is None:
         return None
-
-    def both(low: int, high: int) -> None:
-        for start in range(low, high, PIECE):
-            end = min(start + PIECE, high)
-            step(start, end)
-            draw(start, end)
-
-    def whole() -> None:
-        in_threads(both, latent.numel(), latent.numel())
-
-    return whole
+    return Loop(both, (step, draw.operands), draw.elements)
 
 
-def _sgd_part(
+def _sgd_operands(
     base: torch.optim.Optimizer, options: Mapping[str, Any], latent: torch.Tensor, gradient: torch.Tensor | None
-) -> Part | None:
+) -> tuple[Any, ...] | None:
     if type(base) is not torch.optim.SGD or gradient is None or not _rounds_as_torch():
         return None
     buffer = base.state.get(latent, {}).get("momentum_buffer") if options["momentum"] else gradient
@@ -73,21 +61,16 @@ def _sgd_part(
         return None
     if len({(a.dtype, a.device.type) for a in arrays}) > 1 or not all(isinstance(number, int | float) for number in numbers):
         return None
-    u, g, b = (a.detach().view(-1).numpy() for a in arrays)
+    parts = [flat(a) for a in arrays]
     decay, momentum, dampening, rate = numbers
-    scalars = [u.dtype.type(number) for number in (decay, momentum, 1 - dampening, -rate)]
-    decays, nesterov, maximize = bool(decay), bool(options["nesterov"]), bool(options["maximize"])
-    if momentum:
-        return _on(_with_momentum, (u, g, b), *scalars, decays, nesterov, maximize)
-    return _on(_plain, (u, g), scalars[0], scalars[3], decays, maximize)
-
-
-def _on(loop: Callable[..., None], arrays: tuple[Array, ...], *numbers: Any) -> Part:
-    return lambda low, high: loop(*(a[low:high] for a in arrays), *numbers)
+    scalars = [parts[0].dtype.type(number) for number in (decay, momentum, 1 - dampening, -rate)]
+    return *parts, *scalars, bool(decay), bool(options["nesterov"]), bool(options["maximize"])
 
 
 @njit(nogil=True, cache=True)
-def _with_momentum(
+def sgd(
+    low: int,
+    high: int,
     u: Array,
     g: Array,
     b: Array,
@@ -99,6 +82,15 @@ def _with_momentum(
     nesterov: bool,
     maximize: bool,
 ) -> None:  # pragma: no cover
+    """A step of SGD on u with gradient g and, where there is momentum, its buffer b."""
+    u, g, b = u[low:high], g[low:high], b[low:high]
+    if momentum == 0:
+        for i in range(len(u)):
+            slope = -g[i] if maximize else g[i]
+            if decays:
+                slope = fma(u[i], decay, slope)
+            u[i] = fma(slope, rate, u[i])
+        return
     for i in range(len(u)):
         slope = -g[i] if maximize else g[i]
         if decays:
@@ -108,13 +100,46 @@ def _with_momentum(
         u[i] = fma(fma(moved, momentum, slope) if nesterov else moved, rate, u[i])
 
 
+# One compiled loop for each map, with all pieces in it: a call from Python for each costs a hand-over of the interpreter's lock
+# between threads, and a function made from two others is not found again in numba's cache.
 @njit(nogil=True, cache=True)
-def _plain(u: Array, g: Array, decay: float, rate: float, decays: bool, maximize: bool) -> None:  # pragma: no cover
-    for i in range(len(u)):
-        slope = -g[i] if maximize else g[i]
-        if decays:
-            slope = fma(u[i], decay, slope)
-        u[i] = fma(slope, rate, u[i])
+def _sgd_nearest_of_few(low: int, high: int, step: Any, draw: Any) -> None:  # pragma: no cover
+    for start in range(low, high, PIECE):
+        end = min(start + PIECE, high)
+        sgd(start, end, *step)
+        nearest_of_few(start, end, *draw)
+
+
+@njit(nogil=True, cache=True)
+def _sgd_nearest_in_rows(low: int, high: int, step: Any, draw: Any) -> None:  # pragma: no cover
+    for start in range(low, high, PIECE):
+        end = min(start + PIECE, high)
+        sgd(start, end, *step)
+        nearest_in_rows(start, end, *draw)
+
+
+@njit(nogil=True, cache=True)
+def _sgd_cells_of_few(low: int, high: int, step: Any, draw: Any) -> None:  # pragma: no cover
+    for start in range(low, high, PIECE):
+        end = min(start + PIECE, high)
+        sgd(start, end, *step)
+        cells_of_few(start, end, *draw)
+
+
+@njit(nogil=True, cache=True)
+def _sgd_cells_in_rows(low: int, high: int, step: Any, draw: Any) -> None:  # pragma: no cover
+    for start in range(low, high, PIECE):
+        end = min(start + PIECE, high)
+        sgd(start, end, *step)
+        cells_in_rows(start, end, *draw)
+
+
+_AFTER_SGD: dict[Any, Any] = {
+    nearest_of_few: _sgd_nearest_of_few,
+    nearest_in_rows: _sgd_nearest_in_rows,
+    cells_of_few: _sgd_cells_of_few,
+    cells_in_rows: _sgd_cells_in_rows,
+}
 
 
 @cache
@@ -124,7 +149,8 @@ def _rounds_as_torch() -> bool:
     for dtype in (torch.float32, torch.float64):
         a, b = (torch.randn(259, generator=draw, dtype=dtype) for _ in range(2))
         own = a.clone().numpy()
-        _plain(own, b.numpy(), own.dtype.type(0), own.dtype.type(-0.1), False, False)
+        zero, rate = own.dtype.type(0), own.dtype.type(-0.1)
+        sgd(0, len(own), own, b.numpy(), b.numpy(), zero, zero, zero, rate, False, False, False)
         if not torch.equal(a.add(b, alpha=-0.1), torch.from_numpy(own)):
             return False
     return True

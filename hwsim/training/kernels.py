@@ -6,7 +6,6 @@ threads could while they spin between two of torch's operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -14,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hwsim.formats.backends.threads import in_threads
-
 from .breakpoints import Breakpoints, columns_of
-from .nearest import Part
+from .loops import Loop, at_once
 from .par import PAR
 
 BLOCK = 1024
@@ -33,8 +30,8 @@ def apply_table(u: torch.Tensor, table: Breakpoints, par: PAR, out: torch.Tensor
     where the pieces repeat at one distance, the piece is computed instead of searched for, and so are its numbers where float64
     arithmetic gives all of them exactly after rounding to float32.
     """
-    loop, *numbers = _loop(u, table, par)
-    in_threads(_flat(loop, u, out, *numbers), u.numel(), u.numel())
+    body, *numbers = _loop(u, table, par)
+    at_once([Loop(body, (flat(u), flat(out), *numbers), u.numel())])
 
 
 def _loop(u: torch.Tensor, table: Breakpoints, par: PAR) -> tuple[Any, ...]:
@@ -69,35 +66,58 @@ def _ladder(shifts: Array, lows: Array, highs: Array) -> tuple[Any, ...] | None:
     return first - rise / 2, 1 / (step + rise), k[-1], shifts, lows, highs, last_shift
 
 
-def _rule(table: Breakpoints, shifts: Array, lows: Array, highs: Array) -> tuple[float, float, float] | None:
-    """(step, first, rise): level k is k step and shift k is first + k rise for every k, computed in float64 and then rounded."""
+def _rule(table: Breakpoints, shifts: Array, lows: Array, highs: Array) -> tuple[Any, ...] | None:
+    """(step, first, rise): level k is k step and shift k is first + k rise for every k, computed and then rounded to float32.
+
+    They are float32 numbers where its arithmetic gives the same, which is twice as fast.
+    """
     if shifts.dtype != np.float32:
         return None
     middle = len(table.shifts) - len(shifts)
     step, first = table.highs[middle], table.shifts[middle]
     bounded = int(np.isfinite(highs).sum())
     rise = (table.shifts[middle + bounded - 1] - first) / (bounded - 1)
-    k = np.arange(bounded)
-    made = ((k * step, lows), ((k + 1) * step, highs), (first + k * rise, shifts))
-    equal = all(np.array_equal(numbers.astype(np.float32), column[:bounded]) for numbers, column in made)
-    return (step, first, rise) if equal else None
+    steps = (kind(step) for kind in (np.float32, np.float64) if _levels_are(kind(step), lows[:bounded], highs[:bounded]))
+    rises = ((kind(first), kind(rise)) for kind in (np.float32, np.float64) if _are(kind(first), kind(rise), shifts[:bounded]))
+    found, shift = next(steps, None), next(rises, None)
+    return None if found is None or shift is None else (found, *shift)
+
+
+def _levels_are(step: np.floating, lows: Array, highs: Array) -> bool:
+    return _are(step.dtype.type(0), step, np.append(lows, highs[-1:])) and np.array_equal(lows[1:], highs[:-1])
+
+
+def _are(first: np.floating, rise: np.floating, numbers: Array) -> bool:
+    k = np.arange(len(numbers), dtype=np.float32)
+    return np.array_equal((first + k * rise).astype(np.float32), numbers)
 
 
 @numba.njit(nogil=True, cache=True)
 def _compute(
-    x: Array, y: Array, start: float, rate: float, last: float, step: float, first: float, rise: float, last_shift: float
+    begin: int,
+    end: int,
+    x: Array,
+    y: Array,
+    start: float,
+    rate: float,
+    last: float,
+    step: float,
+    first: float,
+    rise: float,
+    last_shift: float,
 ) -> None:  # pragma: no cover
-    zero = x.dtype.type(0)
+    x, y = x[begin:end], y[begin:end]
+    zero, one = np.float32(0), np.float32(1)
     for i in range(len(x)):
         u = x[i]
         v = abs(u)
         zone = (v - start) * rate
         zone = zone if zone < last else last
         zone = zone if zone > zero else zero
-        k = np.float64(np.int32(zone))
+        k = np.float32(np.int32(zone))
         w = v - np.float32(first + k * rise)
         low = np.float32(k * step)
-        high = np.float32((k + 1.0) * step)
+        high = np.float32((k + one) * step)
         w = w if w > low else low
         w = w if w < high else high
         beyond = v - last_shift
@@ -109,8 +129,19 @@ def _compute(
 
 @numba.njit(nogil=True, cache=True)
 def _climb(
-    x: Array, y: Array, start: float, rate: float, last: float, shifts: Array, lows: Array, highs: Array, last_shift: float
+    begin: int,
+    end: int,
+    x: Array,
+    y: Array,
+    start: float,
+    rate: float,
+    last: float,
+    shifts: Array,
+    lows: Array,
+    highs: Array,
+    last_shift: float,
 ) -> None:  # pragma: no cover
+    x, y = x[begin:end], y[begin:end]
     zero = x.dtype.type(0)
     for i in range(len(x)):
         u = x[i]
@@ -130,7 +161,10 @@ def _climb(
 
 
 @numba.njit(nogil=True, cache=True)
-def _ramps(x: Array, y: Array, shifts: tuple[float, ...], lows: tuple[float, ...], top: float) -> None:  # pragma: no cover
+def _ramps(
+    begin: int, end: int, x: Array, y: Array, shifts: tuple[float, ...], lows: tuple[float, ...], top: float
+) -> None:  # pragma: no cover
+    x, y = x[begin:end], y[begin:end]
     zero = x.dtype.type(0)
     for i in range(len(x)):
         u = x[i]
@@ -145,11 +179,13 @@ def _ramps(x: Array, y: Array, shifts: tuple[float, ...], lows: tuple[float, ...
 
 
 @numba.njit(nogil=True, cache=True)
-def _search(x: Array, y: Array, thresholds: Array, shifts: Array, lows: Array, highs: Array) -> None:  # pragma: no cover
+def _search(
+    begin: int, end: int, x: Array, y: Array, thresholds: Array, shifts: Array, lows: Array, highs: Array
+) -> None:  # pragma: no cover
     zero = x.dtype.type(0)
-    for block in range((len(x) + BLOCK - 1) // BLOCK):
-        begin, end = block * BLOCK, min((block + 1) * BLOCK, len(x))
-        us, ws, pieces = x[begin:end], y[begin:end], np.zeros(BLOCK, np.int32)
+    for block in range(begin, end, BLOCK):
+        stop = min(block + BLOCK, end)
+        us, ws, pieces = x[block:stop], y[block:stop], np.zeros(BLOCK, np.int32)
         for threshold in thresholds:
             for i in range(len(us)):
                 pieces[i] += np.int32(1) if us[i] > threshold else np.int32(0)
@@ -161,31 +197,26 @@ def _search(x: Array, y: Array, thresholds: Array, shifts: Array, lows: Array, h
             ws[i] = w + zero if u == u else u
 
 
-def nearest_part(u: torch.Tensor, levels: torch.Tensor, middles: torch.Tensor, out: torch.Tensor) -> Part:
+def nearest_loop(u: torch.Tensor, levels: torch.Tensor, middles: torch.Tensor, out: torch.Tensor) -> Loop:
     """What writes the nearest levels of some elements of u (rows, n), both contiguous CPU tensors."""
     values, marks = levels.contiguous().numpy(), middles.contiguous().numpy()
     if _unrolls(values):
-        return _flat(_nearest_unrolled, u, out, tuple(values[0]), tuple(marks[0]))
-    return _in_rows(_nearest, u, out, values, marks)
+        return Loop(nearest_of_few, (flat(u), flat(out), tuple(values[0]), tuple(marks[0])), u.numel())
+    return Loop(nearest_in_rows, (flat(u), flat(out), u.shape[1], values, marks), u.numel())
 
 
-def cell_part(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor) -> Part:
+def cell_loop(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor) -> Loop:
     """What writes the PARQ map of some elements of u (rows, n), both contiguous CPU tensors."""
     values = levels.contiguous().numpy()
     numbers = values.dtype.type(slope), values.dtype.type(0.5)
     if _unrolls(values):
-        return _flat(_cells_unrolled, u, out, tuple(values[0]), *numbers)
-    return _in_rows(_cells, u, out, values, *numbers)
+        return Loop(cells_of_few, (flat(u), flat(out), tuple(values[0]), *numbers), u.numel())
+    return Loop(cells_in_rows, (flat(u), flat(out), u.shape[1], values, *numbers), u.numel())
 
 
-def _flat(loop: Callable[..., None], u: torch.Tensor, out: torch.Tensor, *numbers: Any) -> Part:
-    x, y = u.detach().view(-1).numpy(), out.detach().view(-1).numpy()
-    return lambda low, high: loop(x[low:high], y[low:high], *numbers)
-
-
-def _in_rows(loop: Callable[..., None], u: torch.Tensor, out: torch.Tensor, *numbers: Any) -> Part:
-    x, y = u.detach().view(-1).numpy(), out.detach().view(-1).numpy()
-    return lambda low, high: loop(x, y, u.shape[1], low, high, *numbers)
+def flat(t: torch.Tensor) -> Array:
+    """The elements of a contiguous CPU tensor, in its memory."""
+    return t.detach().numpy().reshape(-1)
 
 
 def _unrolls(levels: Array) -> bool:
@@ -195,7 +226,11 @@ def _unrolls(levels: Array) -> bool:
 
 
 @numba.njit(nogil=True, cache=True)
-def _nearest_unrolled(x: Array, y: Array, levels: tuple[float, ...], middles: tuple[float, ...]) -> None:  # pragma: no cover
+def nearest_of_few(
+    low: int, high: int, x: Array, y: Array, levels: tuple[float, ...], middles: tuple[float, ...]
+) -> None:  # pragma: no cover
+    """The nearest of a few levels of a whole tensor."""
+    x, y = x[low:high], y[low:high]
     for i in range(len(x)):
         u = x[i]
         w = levels[0]
@@ -206,28 +241,33 @@ def _nearest_unrolled(x: Array, y: Array, levels: tuple[float, ...], middles: tu
 
 # Python's division would check for zero and keep these loops from being vectorised.
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _cells_unrolled(x: Array, y: Array, levels: tuple[float, ...], slope: float, half: float) -> None:  # pragma: no cover
+def cells_of_few(
+    low: int, high: int, x: Array, y: Array, levels: tuple[float, ...], slope: float, half: float
+) -> None:  # pragma: no cover
+    """The PARQ map with a few levels of a whole tensor."""
+    x, y = x[low:high], y[low:high]
     count = len(levels)
     for i in range(len(x)):
         u = x[i]
-        low = levels[0]
-        high = levels[0]
+        q = levels[0]
+        r = levels[0]
         for k in range(count - 1):
             if u > levels[k]:
-                low = levels[k]
-                high = levels[k + 1]
+                q = levels[k]
+                r = levels[k + 1]
         if u > levels[count - 1]:
-            low = levels[count - 1]
-            high = low
-        centre = (low + high) * half
+            q = levels[count - 1]
+            r = q
+        centre = (q + r) * half
         w = centre + (u - centre) / slope
-        w = w if w > low else low
-        w = w if w < high else high
+        w = w if w > q else q
+        w = w if w < r else r
         y[i] = w if u == u else u
 
 
 @numba.njit(nogil=True, cache=True)
-def _nearest(x: Array, y: Array, n: int, low: int, high: int, levels: Array, middles: Array) -> None:  # pragma: no cover
+def nearest_in_rows(low: int, high: int, x: Array, y: Array, n: int, levels: Array, middles: Array) -> None:  # pragma: no cover
+    """The nearest of the levels of each element's row."""
     while low < high:
         row = low // n
         end = min(low + BLOCK, (row + 1) * n, high)
@@ -240,7 +280,10 @@ def _nearest(x: Array, y: Array, n: int, low: int, high: int, levels: Array, mid
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _cells(x: Array, y: Array, n: int, low: int, high: int, levels: Array, slope: float, half: float) -> None:  # pragma: no cover
+def cells_in_rows(
+    low: int, high: int, x: Array, y: Array, n: int, levels: Array, slope: float, half: float
+) -> None:  # pragma: no cover
+    """The PARQ map with the levels of each element's row."""
     while low < high:
         row = low // n
         end = min(low + BLOCK, (row + 1) * n, high)

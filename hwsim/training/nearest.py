@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from .breakpoints import KERNEL_SIZE, watched
-
-Part = Callable[[int, int], None]
-"""Does the elements from the first of two places in memory to before the second."""
+from .loops import Loop, at_once
 
 
 def nearest(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -22,7 +18,8 @@ def nearest(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor | None = No
     """
     if kernels_serve(u, out):
         out = torch.empty_like(u) if out is None else out
-        return _whole(nearest_part(u, levels, out), out)
+        at_once([nearest_loop(u, levels, out)])
+        return out
     middles = _middles(levels)
     place = torch.searchsorted(middles.contiguous(), u.contiguous())
     result = torch.where(u.isnan(), u, levels.gather(-1, place))
@@ -33,32 +30,26 @@ def cells(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor
     """clamp(c + (u - c) / slope, q, q') in the cell around each element, the PARQ map; arguments as `nearest`."""
     if kernels_serve(u, out):
         out = torch.empty_like(u) if out is None else out
-        return _whole(cell_part(u, levels, slope, out), out)
+        at_once([cell_loop(u, levels, slope, out)])
+        return out
     low, high = neighbours(u, levels)
     centre = (low + high) / 2
     result = torch.minimum(torch.maximum(centre + (u - centre) / slope, low), high)
     return result if out is None else out.copy_(result)
 
 
-def nearest_part(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor) -> Part:
+def nearest_loop(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor) -> Loop:
     """What writes the nearest level of some elements of u, where the kernels serve it."""
     from . import kernels
 
-    return kernels.nearest_part(u, levels, _middles(levels), out)
+    return kernels.nearest_loop(u, levels, _middles(levels), out)
 
 
-def cell_part(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor) -> Part:
+def cell_loop(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor) -> Loop:
     """What writes the PARQ map of some elements of u, where the kernels serve it."""
     from . import kernels
 
-    return kernels.cell_part(u, levels, slope, out)
-
-
-def _whole(part: Part, out: torch.Tensor) -> torch.Tensor:
-    from hwsim.formats.backends.threads import in_threads
-
-    in_threads(part, out.numel(), out.numel())
-    return out
+    return kernels.cell_loop(u, levels, slope, out)
 
 
 def _middles(levels: torch.Tensor) -> torch.Tensor:

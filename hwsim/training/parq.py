@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -15,8 +15,9 @@ from hwsim.casts import Granularity
 from hwsim.errors import ConfigError
 
 from .level_quantizers import LevelQuantizer
+from .loops import Loop, at_once
 from .nearest import kernels_serve
-from .proxmaps import Hard, InParts, Progress, ProxMap
+from .proxmaps import Hard, Looped, Progress, ProxMap
 from .rows import from_rows, granularity, to_rows
 
 StateDict = dict[str, Any]
@@ -108,11 +109,12 @@ class PARQ(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        fused = {id(latent): whole for group in self._drawn for latent, whole in self._fused(group)}
+        fused = {id(latent): loop for group in self._drawn for latent, loop in self._fused(group)}
         with self._latents_in_groups(without=fused):
             self.base.step()
+        at_once(list(fused.values()))
         for group in self._drawn:
-            self._draw(group, fused)
+            self._draw(group, done=fused)
         self.steps_done += 1
         return loss
 
@@ -181,9 +183,9 @@ class PARQ(Optimizer):
     def _updates_levels(self, group: _Drawn) -> bool:
         return (self.steps_done - self.warmup) % self.period == 0 or not group.levels
 
-    def _fused(self, group: _Drawn) -> Iterator[tuple[torch.Tensor, Callable[[], None]]]:
+    def _fused(self, group: _Drawn) -> Iterator[tuple[torch.Tensor, Loop]]:
         """The latent weights of which base step and prox map are one pass, between updates of the levels, and the pass."""
-        if self.steps_done < self.warmup or self._updates_levels(group) or not isinstance(self.prox_map, InParts):
+        if self.steps_done < self.warmup or self._updates_levels(group) or not isinstance(self.prox_map, Looped):
             return
         from .fused import fused_step
 
@@ -193,12 +195,12 @@ class PARQ(Optimizer):
             rows, drawn = to_rows(latent, group.share), to_rows(weight.detach(), group.share)
             in_place = rows.data_ptr() == latent.data_ptr() and drawn.data_ptr() == weight.data_ptr()
             if in_place and kernels_serve(rows, drawn):
-                draw = self.prox_map.part(rows, levels, progress, drawn)
-                whole = fused_step(self.base, options, latent, weight.grad, draw) if draw else None
-                if whole:
-                    yield latent, whole
+                draw = self.prox_map.loop(rows, levels, progress, drawn)
+                loop = fused_step(self.base, options, latent, weight.grad, draw) if draw else None
+                if loop:
+                    yield latent, loop
 
-    def _draw(self, group: _Drawn, fused: Mapping[int, Callable[[], None]]) -> None:
+    def _draw(self, group: _Drawn, done: Container[int]) -> None:
         options = self.base.param_groups[group.index]
         if self.steps_done < self.warmup:
             torch._foreach_copy_([w.data for w in group.weights], group.latents)
@@ -208,8 +210,7 @@ class PARQ(Optimizer):
             group.levels = [group.quantizer.levels(to_rows(u, group.share)) for u in group.latents]
         progress = Progress(self.steps_done, group.travelled)
         for weight, latent, levels in zip(group.weights, group.latents, group.levels, strict=True):
-            if whole := fused.get(id(latent)):
-                whole()
+            if id(latent) in done:
                 continue
             rows, drawn = to_rows(latent, group.share), to_rows(weight.detach(), group.share)
             self.prox_map(rows, levels, progress, drawn)

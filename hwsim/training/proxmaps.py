@@ -10,7 +10,8 @@ import torch
 from hwsim.errors import ConfigError
 
 from .breakpoints import prox
-from .nearest import Part, cell_part, cells, nearest, nearest_part, neighbours
+from .loops import Loop
+from .nearest import cell_loop, cells, nearest, nearest_loop, neighbours
 from .par import PAR
 from .schedules import Linear
 
@@ -44,10 +45,10 @@ class ProxMap(Protocol):
 
 
 @runtime_checkable
-class InParts(ProxMap, Protocol):
-    """A prox map that can be taken of some elements at a time, so that a part of a step stays in the cache for it."""
+class Looped(ProxMap, Protocol):
+    """A prox map with a compiled loop, so that a part of a step stays in the cache for it."""
 
-    def part(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> Part | None:
+    def loop(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> Loop | None:
         """What writes the weights w of some elements, u and out as the compiled loops want them; None where there is none."""
         ...
 
@@ -62,9 +63,9 @@ class Hard:
         """Write the weights w."""
         nearest(u, levels, out)
 
-    def part(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> Part:
+    def loop(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> Loop:
         """What writes the weights w of some elements."""
-        return nearest_part(u, levels, out)
+        return nearest_loop(u, levels, out)
 
     def slope(self, progress: Progress) -> float:
         """How free the weights are."""
@@ -95,14 +96,14 @@ class Parq:
         else:
             cells(u, levels, max(slope, torch.finfo(u.dtype).tiny), out)
 
-    def part(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> Part | None:
+    def loop(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> Loop | None:
         """What writes the weights w of some elements."""
         if progress.step < self.schedule.start:
             return None
         slope = self.slope(progress)
         if slope == 0:
-            return nearest_part(u, levels, out)
-        return cell_part(u, levels, max(slope, torch.finfo(u.dtype).tiny), out)
+            return nearest_loop(u, levels, out)
+        return cell_loop(u, levels, max(slope, torch.finfo(u.dtype).tiny), out)
 
     def slope(self, progress: Progress) -> float:
         """How free the weights are."""
