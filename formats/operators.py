@@ -80,7 +80,9 @@ def quantize_tensor(
         return quantize(x, rule, scale, where, words, dtype)
 
 
-def cpu_direct(fmt: Format, projection: Projection, divisor: float | None = None) -> Callable[[Tensor], Tensor | None] | None:
+def cpu_direct(
+    fmt: Format, projection: Projection, divisor: float | None = None
+) -> Callable[[Tensor], tuple[Tensor, float | None] | None] | None:
     """`quantize_tensor` of this format and deterministic projection as one call for float32 on the CPU (see `direct.Direct`).
 
     None for formats that are lowered to levels, or whose values float32 does not hold.

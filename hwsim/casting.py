@@ -92,8 +92,8 @@ def apply(
 
 
 @lru_cache(maxsize=1024)
-def direct(cast: Cast) -> Callable[[Tensor], Tensor | None] | None:
-    """`apply` of this cast as one call for float32 on the CPU, or None where it depends on more than the tensor.
+def direct(cast: Cast) -> Callable[[Tensor], tuple[Tensor, float | None] | None] | None:
+    """`apply` of this cast, and the scale, as one call for float32 on the CPU; None where it depends on more than the tensor.
 
     What is called gives None for tensors that it leaves to `apply`.
     """

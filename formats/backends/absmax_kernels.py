@@ -21,11 +21,14 @@ def _entry(version: int) -> Any:
     """round_by_largest, which numba compiles again for another version of its sources."""
 
     @kept
-    def round_by_largest(x: Any, out: Any, words: Any, divisor: Any, limits: Any, ends: Any, rules: Any, quickly: Any) -> Any:
+    def round_by_largest(
+        x: Any, out: Any, scale: Any, words: Any, divisor: Any, limits: Any, ends: Any, rules: Any, quickly: Any
+    ) -> Any:
         """Round x into out by the scale largest |x| / divisor, 1 where that is zero. Returns whether an element became NaN.
 
         Args:
             x, out: contiguous float32.
+            scale: one float64, where the scale is written.
             words: none are read.
             divisor: float32, the format's largest value.
             limits: of `largest_finite_bits`.
@@ -34,10 +37,8 @@ def _entry(version: int) -> Any:
             quickly: whether the loops for scaled nearest even apply to finite pieces.
         """
         rule, carrier = rules[0], rules[1]
-        scale = np.ones(1)
         top = np.int32(largest_finite_bits(x.view(np.int32), limits)).view(np.float32)
-        if top > 0:
-            scale[0] = max(min(np.float32(top / divisor), ends[1]), ends[0])
+        scale[0] = max(min(np.float32(top / divisor), ends[1]), ends[0]) if top > 0 else np.float32(1)
         found = version < 0  # False; a version that is not named would not be closed over
         for low in range(0, x.size, PIECE):
             high = min(low + PIECE, x.size)

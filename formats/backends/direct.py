@@ -46,8 +46,8 @@ class Direct:
         self._divisor = None if divisor is None else np.float32(divisor)
         self._refuses = bool(rule.refuses_nan)
 
-    def __call__(self, x: Tensor) -> Tensor | None:
-        """The values, with x's shape and strides; None where x is no float32 matrix that fills its memory.
+    def __call__(self, x: Tensor) -> tuple[Tensor, float | None] | None:
+        """The values, with x's shape and strides, and the scale; None where x is no float32 matrix that fills its memory.
 
         Raises:
             NanError: an element became NaN in a format that has none.
@@ -60,25 +60,25 @@ class Direct:
         out = torch.empty_like(flat)
         given, result = flat.numpy().reshape(-1), out.numpy().reshape(-1)
         divided = given.size >= THREADED and torch.get_num_threads() > 1
-        found = self._in_parts(flat, given, result) if divided else self._at_once(given, result)
+        scale = ONE if self._divisor is None else np.empty(1)
+        found = self._in_parts(flat, given, result, scale) if divided else self._at_once(given, result, scale)
         out = out if flat is x else out.mT
         if found and self._refuses:
             refuse_nan(x, out)
-        return out
+        return out, None if self._divisor is None else float(scale[0])
 
-    def _at_once(self, given: npt.NDArray[Any], result: npt.NDArray[Any]) -> bool:
+    def _at_once(self, given: npt.NDArray[Any], result: npt.NDArray[Any], scale: npt.NDArray[Any]) -> bool:
         if self._divisor is None:
             whole = tuple(Geometry(given.size, given.size))
-            return bool(round_range(given, result, 0, given.size, 0, ONE, whole, NO_DRAW, self._records, self._loop, None))
+            return bool(round_range(given, result, 0, given.size, 0, scale, whole, NO_DRAW, self._records, self._loop, None))
         limits = LIMITS[torch.float32][1]
         quickly = self._loop == NEAREST_SCALED
-        return bool(round_by_largest(given, result, NO_WORDS, self._divisor, limits, ENDS, self._records, quickly))
+        return bool(round_by_largest(given, result, scale, NO_WORDS, self._divisor, limits, ENDS, self._records, quickly))
 
-    def _in_parts(self, x: Tensor, given: npt.NDArray[Any], result: npt.NDArray[Any]) -> bool:
-        scale = ONE
+    def _in_parts(self, x: Tensor, given: npt.NDArray[Any], result: npt.NDArray[Any], scale: npt.NDArray[Any]) -> bool:
         if self._divisor is not None:
             top = largest_magnitudes(x, 1).numpy()[0]
-            scale = np.array([max(min(top / self._divisor, ENDS[1]), ENDS[0]) if top > 0 else 1.0], np.float64)
+            scale[0] = max(min(top / self._divisor, ENDS[1]), ENDS[0]) if top > 0 else 1.0
         whole = tuple(Geometry(given.size, given.size))
         rest = 0, scale, whole, NO_DRAW, self._records, self._loop, None
         return any(

@@ -111,7 +111,9 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
         if mask[1] and _is_lowered(to_weight):
             grads[1] = _lowered(to_weight, place, for_weight, geometry, tuple(weight.shape)).to(weight.dtype)
         elif mask[1] and to_weight.native:
-            if cast_grad is None or not _is_same(to_input, to_weight):
+            if cast_grad is not None and _is_same(to_input, to_weight):
+                to_weight.left.count_again(to_input.left.tally)
+            else:
                 cast_grad = _cast(to_weight, 0, for_weight[0], geometry, place.call)
             a = _cast(to_weight, 1, for_weight[1], geometry, place.call)
             grads[1] = native(list(WEIGHT_ONLY), cast_grad, a, weight)[1]

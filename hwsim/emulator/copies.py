@@ -16,10 +16,10 @@ from .ports import Port
 class Copy:
     """What a port made of a tensor, and that tensor as it was; it is held, so that its memory cannot be another's."""
 
-    __slots__ = ("_direct", "_place", "_version", "_writes", "_x", "values")
+    __slots__ = ("_direct", "_place", "_version", "_writes", "_x", "tally", "values")
 
     def __init__(self, port: Port, x: Tensor, values: Tensor) -> None:
-        self.values = values
+        self.values, self.tally = values, port.tally
         self._x, self._version, self._place = x, x._version, _place(x)
         self._direct, self._writes = port.direct, _writes(x)
 
@@ -27,6 +27,11 @@ class Copy:
         """Whether the port would make the same of this tensor: the same numbers at the same place, not written since."""
         same = port.direct is self._direct and x._version == self._version and _place(x) == self._place
         return same and _writes(x) == self._writes
+
+    def taken(self, port: Port) -> Tensor:
+        """The values, counted as the port's."""
+        port.count_again(self.tally)
+        return self.values
 
 
 class Copies:
@@ -49,14 +54,14 @@ class Copies:
         if role == "grad_output":
             found, self._gradient = self._gradient, None
             if found is not None and found.serves(port, x):
-                return found.values
+                return found.taken(port)
             self._gradient = Copy(port, x, make())
             return self._gradient.values
         weight = origin_of(x).weight
         if weight is None:
             return make()
         found = self._weights.pop(weight, None)
-        values = found.values if found is not None and found.serves(port, x) else make()
+        values = found.taken(port) if found is not None and found.serves(port, x) else make()
         if again:
             self._weights[weight] = Copy(port, x, values)
         return values

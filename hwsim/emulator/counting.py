@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 
@@ -30,5 +31,18 @@ def count(x: Tensor, y: Tensor, low: float, high: float) -> Counts:
         # The same dense order in memory for both: any order will do.
         x, y = (t.as_strided((t.numel(),), (1,), t.storage_offset()) for t in (x, y))
     a, b = (readable(t).numpy().reshape(-1) for t in (x, y))
-    parts = in_threads(lambda start, stop: count_elements(a, b, low, high, start, stop), len(a), len(a))
+    if a.dtype != b.dtype:
+        a, b = a.astype(np.float64), b.astype(np.float64)
+    ends = _inward(a.dtype.type, low, high)
+    parts = in_threads(lambda start, stop: count_elements(a, b, *ends, start, stop), len(a), len(a))
     return Counts(*(sum(column) for column in zip(*parts, strict=True)))
+
+
+def _inward(kind: type[np.floating], low: float, high: float) -> tuple[np.floating, np.floating]:
+    """The bounds as numbers of a type such that each of its numbers lies outside of them if it lies outside of the given ones."""
+    with np.errstate(over="ignore"):
+        near_low, near_high = kind(low), kind(high)
+    return (
+        np.nextafter(near_low, kind(np.inf)) if near_low < low else near_low,
+        np.nextafter(near_high, kind(-np.inf)) if near_high > high else near_high,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf, log10, nan
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,16 +35,24 @@ class SiteStatistics:
     underflow: int
 
 
-class Meter:
-    """Running sums over what passes one port, in float64."""
+class Tally(NamedTuple):
+    """One tensor's counts, and its elements."""
 
-    __slots__ = ("bias", "calls", "elements", "noise", "overflow", "signal", "underflow")
+    elements: int
+    counts: Counts
+
+
+class Meter:
+    """Running sums over what passes one port, in float64; `last` is what the last tensor added."""
+
+    __slots__ = ("bias", "calls", "elements", "last", "noise", "overflow", "signal", "underflow")
 
     def __init__(self) -> None:
+        self.last: Tally | None = None
         self.calls = self.elements = self.overflow = self.underflow = 0
         self.signal = self.noise = self.bias = 0.0
 
-    def add(self, x: Tensor, y: Tensor, fmt: Format, unit: Tensor | None = None) -> None:
+    def add(self, x: Tensor, y: Tensor, fmt: Format, unit: Tensor | float | None = None) -> None:
         """Count one tensor before (x) and after (y) its cast.
 
         Args:
@@ -52,16 +61,21 @@ class Meter:
         """
         low, high = _reach(fmt)
         x, y = x.detach(), y.detach()
-        if unit is None or unit.numel() == 1:
+        if not isinstance(unit, Tensor) or unit.numel() == 1:
             scale = 1.0 if unit is None else float(unit)
             found = _counted(x, y, low * scale, high * scale)
         else:
             found = _counted(x, y, -inf, inf)
             clipped = torch.isfinite(y) & ((x > high * unit) | (x < low * unit))
             found = found._replace(overflow=found.overflow + int(clipped.sum()))
+        self.last = Tally(x.numel(), found)
+        self.repeat(self.last)
+
+    def repeat(self, tally: Tally) -> None:
+        """Count a tensor whose counts are known."""
         self.calls += 1
-        self.elements += x.numel()
-        for name, value in found._asdict().items():
+        self.elements += tally.elements
+        for name, value in tally.counts._asdict().items():
             setattr(self, name, getattr(self, name) + value)
 
     def row(self, site: str, cast: str) -> SiteStatistics:

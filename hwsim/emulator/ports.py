@@ -14,7 +14,7 @@ from hwsim.formats.block import element_format
 from hwsim.formats.operators import unwatched
 from hwsim.formats.philox import Draw
 
-from .meter import Meter
+from .meter import Meter, Tally
 from .scales import DelayedScale, TrainedScale, through
 
 CALLS = 1 << 16
@@ -45,7 +45,7 @@ class Port:
         cast: what is declared, or None.
         site: the name that random words are keyed by.
         ranked: whether the words depend on the data-parallel rank (not for weights and optimizer states).
-        meter: keeps count of what the port does, or None; with one, tensors are cast as declared.
+        meter: keeps count of what the port does, or None.
         convert: how tensors are cast.
         kept: the scale, where it is state of the run.
     """
@@ -72,7 +72,7 @@ class Port:
         self.stochastic = cast is not None and cast.rounding.is_stochastic
         self.grouped = cast is not None and cast.blocked
         self._passes: dict[torch.dtype, bool] = {}
-        plain = cast is not None and convert is apply and meter is None and kept is None
+        plain = convert is apply and kept is None
         self.direct = direct(cast) if plain and cast is not None else None
 
     def passes(self, dtype: torch.dtype) -> bool:
@@ -84,7 +84,7 @@ class Port:
 
     def does_the_same(self, other: Port) -> bool:
         """Whether the other port makes the same values of the same tensor, so that they need not be made twice."""
-        apart = self.stochastic or self.grouped or self.meter is not None
+        apart = self.stochastic or self.grouped or self.kept is not other.kept
         return not apart and self.cast is not None and (self.cast, self.convert) == (other.cast, other.convert)
 
     def __call__(self, x: Tensor, call: int = 0, axis: int = -1, site: str = "") -> Tensor:
@@ -95,12 +95,13 @@ class Port:
             return x
         if not x.dim():
             return self(x.reshape(1), call, axis, site).reshape(())
-        unit = None
+        unit: Tensor | float | None = None
         try:
             if self.direct is not None and unwatched(x):
                 known = self.direct(x)
                 if known is not None:
-                    return known
+                    self._count(x, *known)
+                    return known[0]
             if self.meter is not None:
                 y, unit = apply_in_units(self.cast, x, self._draw(call, site), axis, self._scale(x, call))
             elif self.kept is None:
@@ -113,6 +114,16 @@ class Port:
             raise ConfigError(f"{self.site}: got {x.dtype}, which does not hold {self.cast}; allowed: a model in torch.float32")
         self._count(x, y, unit)
         return y
+
+    @property
+    def tally(self) -> Tally | None:
+        """What the last cast was counted as."""
+        return None if self.meter is None else self.meter.last
+
+    def count_again(self, tally: Tally | None) -> None:
+        """Count a cast whose copy serves this port too."""
+        if self.meter is not None and tally is not None:
+            self.meter.repeat(tally)
 
     def elements(self, x: Tensor, call: int, axis: int) -> tuple[Tensor, Tensor | None]:
         """The values of the format itself and the scale that they were divided by, as an emulated unit takes them."""
@@ -148,12 +159,12 @@ class Port:
         """The gradient of an operand, given that of what the port made of it."""
         return grad if self.cast is None else through(self.cast, self.kept, x, grad)
 
-    def _count(self, x: Tensor, y: Tensor, unit: Tensor | None) -> None:
+    def _count(self, x: Tensor, y: Tensor, unit: Tensor | float | None) -> None:
         if self.meter is None or self.cast is None:
             return
         squashed = self.cast.scaling is not None and self.cast.scaling.rule == "dorefa"
         # tanh brings every number into the range, so that none is clipped.
-        self.meter.add(x, y, element_format(self.cast.format), torch.tensor(torch.inf) if squashed else unit)
+        self.meter.add(x, y, element_format(self.cast.format), torch.inf if squashed else unit)
 
     def _scale(self, x: Tensor, call: int) -> Tensor | None:
         return None if self.kept is None else self.kept.of(x, call)

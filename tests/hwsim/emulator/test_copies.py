@@ -1,11 +1,12 @@
-"""Operands that two GEMMs read are cast once, and no bit depends on it: with statistics every GEMM casts its own."""
+"""Operands that two GEMMs read are cast once, and no bit and no statistic depends on it."""
 
 import pytest
 import torch
 from emulator_cases import MODELS, Transformer, input_of, loss_of, model_of, optimizer_of, same, tensors_of, train
 from torch import Tensor, nn
 
-from hwsim.emulator import emulate
+from hwsim.emulator import convolution, emulate
+from hwsim.emulator.copies import Copies
 
 FP8 = {
     "input": {"format": "fp8_e4m3fn", "scaling": "absmax"},
@@ -24,16 +25,25 @@ CASES = [
 ]
 
 
+def _without_copies(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(Copies, "of", lambda self, port, x, role, again, make: make())
+    patched.setattr(convolution, "_is_same", lambda to_input, to_weight: False)
+
+
 @pytest.mark.parametrize(("name", "machine"), sorted(set(CASES)))
-def test_training_with_copies_is_training_without(name: str, machine: str) -> None:
-    found = []
-    for statistics in (False, True):
+def test_training_with_copies_is_training_without(name: str, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, counted = [], []
+    for copies, statistics in ((True, False), (True, True), (False, True)):
         model = model_of(name)
         optimizer = optimizer_of("sgd_momentum", model)
-        with emulate(model, MACHINES[machine], optimizer=optimizer, statistics=statistics):
+        with monkeypatch.context() as patched, emulate(model, MACHINES[machine], optimizer, statistics=statistics) as emulated:
+            if not copies:
+                _without_copies(patched)
             train(model, input_of(name), optimizer)
         found.append(tensors_of(model, optimizer))
-    assert same(*found) == []
+        counted.append(emulated.statistics())
+    assert same(found[0], found[1]) == same(found[0], found[2]) == []
+    assert counted[1] == counted[2] != counted[0] == []
 
 
 def _halved(model: nn.Module) -> None:
@@ -52,11 +62,13 @@ def _evaluated(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("between", [_halved, _replaced, _evaluated])
-def test_a_weight_that_is_written_between_the_passes_is_cast_again(between) -> None:
+def test_a_weight_that_is_written_between_the_passes_is_cast_again(between, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    for statistics in (False, True):
+    for copies in (True, False):
         model = model_of("transformer")
-        with emulate(model, MACHINES["one cast"], statistics=statistics):
+        with monkeypatch.context() as patched, emulate(model, MACHINES["one cast"]):
+            if not copies:
+                _without_copies(patched)
             loss = loss_of(model(input_of("transformer")))
             between(model)
             loss.backward()
@@ -65,18 +77,20 @@ def test_a_weight_that_is_written_between_the_passes_is_cast_again(between) -> N
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_accumulated_and_checkpointed_gradients(reentrant: bool) -> None:
-    def gradients(statistics: bool) -> dict[str, Tensor]:
+def test_accumulated_and_checkpointed_gradients(reentrant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gradients() -> dict[str, Tensor]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = Transformer(checkpointing=reentrant)
-        with emulate(model, MACHINES["one cast"], statistics=statistics):
+        with emulate(model, MACHINES["one cast"]):
             losses = [loss_of(model(input_of("transformer"))) for _ in range(2)]
             for loss in losses:
                 loss.backward(retain_graph=not reentrant)
         return tensors_of(model)
 
-    assert same(gradients(False), gradients(True)) == []
+    kept = gradients()
+    _without_copies(monkeypatch)
+    assert same(kept, gradients()) == []
 
 
 def test_a_weight_s_copy_serves_its_second_gemm_and_is_let_go() -> None:
