@@ -43,6 +43,6 @@ def _inward(kind: type[np.floating], low: float, high: float) -> tuple[np.floati
     with np.errstate(over="ignore"):
         near_low, near_high = kind(low), kind(high)
     return (
-        np.nextafter(near_low, kind(np.inf)) if near_low < low else near_low,
-        np.nextafter(near_high, kind(-np.inf)) if near_high > high else near_high,
+        np.nextafter(near_low, kind(np.inf)) if float(near_low) < low else near_low,
+        np.nextafter(near_high, kind(-np.inf)) if float(near_high) > high else near_high,
     )
