@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import torch
 
 Found = TypeVar("Found")
-THREADED = 1 << 16
-LEAST = 1 << 14
+THREADED = 1 << 19
+LEAST = 1 << 17
 PARTS = 8
 """Parts a thread, of at least LEAST elements: a thread that is held up leaves its share to the others."""
 HOME = os.getpid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 import hwsim
-from hwsim.casting import apply, direct
+from hwsim.casting import apply_in_units, direct
 from hwsim.casts import Cast
 from hwsim.errors import FormatError
 from hwsim.formats.backends.threads import THREADED
@@ -23,6 +24,14 @@ PROJECTIONS: tuple[dict[str, object], ...] = (
     {"nan": "zero", "flush_inputs": True},
 )
 SPECIALS = (0.0, -0.0, 1e-45, -3e-39, 1.1754944e-38, 0.3, -447.99, 464.0, 1e30, -3.4028235e38)
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def _drawn(*shape: int) -> Tensor:
@@ -70,9 +79,11 @@ def test_a_direct_cast_has_the_bits_and_the_layout_of_the_cast(cast: Cast) -> No
         if found is None:
             assert layout in ("empty", "sliced", "expanded", "channels last", "double", "bfloat16")
             continue
-        expected = apply(cast, x)
-        assert (found.dtype, found.stride()) == (expected.dtype, x.stride()), layout
-        assert torch.equal(found.view(torch.int32), expected.view(torch.int32)), layout
+        values, scale = found
+        expected, unit = apply_in_units(cast, x)
+        assert (values.dtype, values.stride()) == (expected.dtype, x.stride()), layout
+        assert torch.equal(values.view(torch.int32), expected.view(torch.int32)), layout
+        assert scale == (None if unit is None else float(unit)), layout
 
 
 @pytest.mark.parametrize("size", [5, THREADED + 5])

@@ -84,6 +84,20 @@ def test_a_first_step_with_momentum_and_weights_without_gradient_are_left_to_tor
     assert not list(optimizer._fused(optimizer._drawn[0]))
 
 
+@pytest.mark.parametrize("share", ["tensor", {"channel": 0}], ids=str)
+def test_no_bit_depends_on_the_threads(share: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwsim.formats.backends.threads.THREADED", 1 << 10)
+    monkeypatch.setattr("hwsim.formats.backends.threads.LEAST", 1 << 8)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        optimizer = wrapped(torch.optim.SGD, MAPS[1], torch.float32, share, momentum=0.9)
+        assert sum(steps(optimizer, 7)) > 0
+        found.append(everything(optimizer))
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_on_an_emulated_machine_every_operation_is_seen() -> None:
     model = nn.Linear(100, 50, bias=False)
     optimizer = PARQ(torch.optim.SGD(model.parameters(), lr=0.1), LSBQ(2), period=5)
