@@ -32,6 +32,8 @@ LATE: tuple[dict[str, Any], ...] = (
 SEEN, INTEGERS_SEEN, CHECKED = 24, 400, 100
 DOUBLE_BITS = 52
 """Of a result's fraction, as it is a float64."""
+SPREAD = 7
+"""Of operands' exponents about zero: products reach over 28 binades and no further, so that their sums fit half precision."""
 LIMIT = 1000
 """Of exponents, so that sums stay within float64."""
 
@@ -65,7 +67,7 @@ def probe(dot: Dot, operands: Float | Integer | str = "fp16", terms: int = 64, s
     order = next((order for order in _orders(terms, tree) if declared_tree(_sample(order), terms) == tree), None)
     if order is None:
         return Found(None, label(tree), 0, 0)
-    seen = Cases.of(call, [*given.battery(tree), *_random(fmt, terms, rng, SEEN)])
+    seen = Cases.of(call, [*given.battery(tree), *_random(fmt, terms, rng, SEEN), *_spread(fmt, terms, rng, SEEN)])
     fewest, best = seen.best(given.candidates(order, tree))
     if best is None:
         return Found(None, label(tree), 0, 0)
@@ -93,6 +95,15 @@ def _random(fmt: Float, terms: int, rng: torch.Generator, count: int) -> Iterato
         spread = torch.randint(-2, 3, (2, terms), generator=rng).double().exp2()
         a, b = quantize_tensor(torch.randn(2, terms, generator=rng, dtype=torch.float64) * spread, fmt)
         yield a, b, torch.randn((), generator=rng).half().item()
+
+
+def _spread(fmt: Float, terms: int, rng: torch.Generator, count: int) -> Iterator[Case]:
+    """Powers of two with full significands, far enough apart that products are cut in alignment where normal ones are not."""
+    low, high = max(round_log2(fmt.smallest_normal), -SPREAD), min(round_log2(fmt.max), SPREAD)
+    for _ in range(count):
+        signs, exponents = (torch.randint(*ends, (2, terms), generator=rng).double() for ends in ((0, 2), (low, high)))
+        a, b = (2 - 2.0**-fmt.mantissa_bits) * (2 * signs - 1) * exponents.exp2()
+        yield a, b, 0.0
 
 
 class _Given:

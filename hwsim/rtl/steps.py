@@ -81,7 +81,7 @@ class Step:
             [unpacked(w, given[port][n * f.bits : (n + 1) * f.bits], f, mac.flush_inputs) for n in range(self.terms)]
             for port, f in zip("ab", self.formats, strict=True)
         )
-        c = unpacked(w, given["c"], self.state, mac.flush_inputs) if self.with_c else None
+        c = unpacked(w, given["c"], self.state) if self.with_c else None
         random = given.get("random")
         if mac.fused:
             return {"d": self._fused(w, a, b, c, given, random)}

@@ -15,6 +15,7 @@ from hwsim.casts import Cast
 from hwsim.formats import Draw, Float, Format
 from hwsim.formats.philox import words
 from hwsim.macs import Mac, Scaled, matmul
+from hwsim.macs.operands import flushed
 from hwsim.macs.orders import Chunked, Fused
 from hwsim.macs.record import CInput, Operands, Rounded
 
@@ -107,7 +108,7 @@ def of_step(mac: Mac, unit: Unit, side: int = SIDE, seed: int = 0) -> Stimuli:
         exact = exact * sa[:, :1] * sb[:1]
     c = None
     if any(port.name == "c" for port in unit.step.inputs):
-        c = addends(unit.state, exact, rng, takes_nan)
+        c = _through_port(addends(unit.state, exact, rng, takes_nan), unit.state, mac)
         given["c"] = encoded(unit.state, c).reshape(-1)
     draw = Draw(seed)
     given |= _random(unit.step, mac, side * side, draw)
@@ -152,8 +153,23 @@ def of_unit(mac: Mac, unit: Unit, side: int = SIDE) -> Iterator[tuple[Circuit, S
         yield circuit, of_sum(circuit, first, places[n].format, level.into, mac, count)
     if unit.last is not None:
         yield unit.last, of_sum(unit.last, mac.outermost.format, mac.c_format, mac.outermost, mac, count)
+    if unit.port is not None:
+        yield unit.port, of_port(unit.port, mac, count)
     if unit.scale is not None:
         yield unit.scale, of_scale(unit.scale, mac, count)
+
+
+def of_port(circuit: Circuit, mac: Mac, count: int, seed: int = 0) -> Stimuli:
+    """Vectors of the port of C."""
+    fmt = mac.c_format
+    x = random_values(fmt, (count,), torch.Generator().manual_seed(seed), fmt.has_nan)
+    return Stimuli({"x": encoded(fmt, x)}, {"d": encoded(fmt, _through_port(x, fmt, mac))})
+
+
+def _through_port(x: Tensor, fmt: Format, mac: Mac) -> Tensor:
+    if mac.flush_inputs == "none":
+        return x
+    return torch.from_numpy(flushed(x.numpy(), fmt.smallest_normal, mac.flush_inputs))
 
 
 def of_scale(circuit: Circuit, mac: Mac, count: int, seed: int = 0) -> Stimuli:
@@ -174,8 +190,8 @@ def of_sum(circuit: Circuit, first: Format, second: Format, place: Rounded, mac:
     c = addends(first, a.nan_to_num(0, 0, 0) * scale[:, None], rng, True)
     sums = Rounded(format=place.format, rounding=place.rounding, overflow=place.overflow, nan=place.nan)
     twin = Mac(
-        accumulator=sums, order="sequential", c=CInput(format=first), flush_inputs=mac.flush_inputs,
-        flush_results=mac.flush_results, operands=Operands(input=(second,), weight=(place.format,)),
+        accumulator=sums, order="sequential", c=CInput(format=first), flush_results=mac.flush_results,
+        operands=Operands(input=(second,), weight=(place.format,)),
     )  # fmt: skip
     draw = Draw(seed)
     given = {"a": encoded(second, a).reshape(-1), "c": encoded(first, c).reshape(-1)}

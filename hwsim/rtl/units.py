@@ -30,6 +30,7 @@ class Unit:
         step: takes the innermost sum on by one group of terms: `a`, `b` (and `scale_a`, `scale_b`) and the sum so far, `c`, give
             `d`. Of a tree it is the whole tree.
         outer: for each outer sum, innermost first: the sum so far, `c`, and a partial sum, `a` (times `scale`), give `d`.
+        port: what C's port does to `x` where it flushes, or None: the running sum, which comes back, does not pass it.
         scale: the product of two scales where partial sums are scaled, or None.
         last: where C enters last, its addition, else None.
         operands: the formats of `a` and `b`. terms: how many of them the step takes.
@@ -38,6 +39,7 @@ class Unit:
 
     step: Circuit
     outer: tuple[Circuit, ...]
+    port: Circuit | None
     scale: Circuit | None
     last: Circuit | None
     operands: tuple[Format, Format]
@@ -48,7 +50,7 @@ class Unit:
     @property
     def circuits(self) -> tuple[Circuit, ...]:
         """All of them, the step first, each once."""
-        found = {c.name: c for c in (self.step, *self.outer, self.scale, self.last) if c is not None}
+        found = {c.name: c for c in (self.step, *self.outer, self.port, self.scale, self.last) if c is not None}
         return tuple(found.values())
 
 
@@ -92,7 +94,8 @@ def lowered(mac: Mac, operands: tuple[Format, Format] | None = None, terms: int 
     if mac.c.enters == "last":
         last = _sum(f"{name}_c", mac.outermost.format, mac.c_format, mac.outermost, False, mac)
     scale = _scale(f"{name}_scale", mac) if any(level.scaled for level in outer) else None
-    return Unit(step, tuple(circuits), scale, last, given, size, state, total)
+    port = _port(f"{name}_port", mac) if mac.flush_inputs != "none" else None
+    return Unit(step, tuple(circuits), port, scale, last, given, size, state, total)
 
 
 def check_lowers(mac: Mac) -> None:
@@ -104,12 +107,6 @@ def check_lowers(mac: Mac) -> None:
     if mac.is_native:
         raise FormatError(
             "order: native has no circuit: its order is not defined; allowed: sequential, fma, pairwise, ...", "order"
-        )
-    if mac.flush_inputs != "none" and not mac.flush_results:
-        raise FormatError(
-            f"flush_inputs: {mac.flush_inputs} has no circuit where results keep subnormals, since C and the running sum share a "
-            "port; allowed: none, or with flush_results",
-            "flush_inputs",
         )
     floats = mac.operands is not None and any(isinstance(fmt, Float) for fmt in (*mac.operands.input, *mac.operands.weight))
     if mac.accumulator.projection.overflow == "wrap" and floats:
@@ -161,13 +158,22 @@ def _sum(name: str, first: Format, second: Format, place: Rounded, scaled: bool,
     inputs += [Port("random", random)] if random else []
 
     def build(w: Wires, given: Mapping[str, Value]) -> dict[str, Value]:
-        c = unpacked(w, given["c"], first, mac.flush_inputs)
-        a = unpacked(w, given["a"], second)
+        c, a = unpacked(w, given["c"], first), unpacked(w, given["a"], second)
         if scaled:
             a = product(w, a, unpacked(w, given["scale"], place.format))
         return {"d": sum_code(w, c, a, place, mac.flush_results, given.get("random"))}
 
     return Circuit(name, tuple(inputs), (Port("d", place.format.bits),), build)
+
+
+def _port(name: str, mac: Mac) -> Circuit:
+    """C as it enters a unit that flushes."""
+    to = Target(mac.c_format, Rounded(format=mac.c_format).projection)
+
+    def build(w: Wires, given: Mapping[str, Value]) -> dict[str, Value]:
+        return {"d": rounded(w, unpacked(w, given["x"], to.format, mac.flush_inputs), to)[0]}
+
+    return Circuit(name, (Port("x", to.format.bits),), (Port("d", to.format.bits),), build)
 
 
 def _scale(name: str, mac: Mac) -> Circuit:

@@ -134,6 +134,8 @@ def through(mac: Mac, unit: Unit, netlists: Mapping[str, Netlist], a: Tensor, b:
     rows = len(a)
     formats = [mac.accumulator.format, *(level.into.format for level in levels)]
     totals = [np.zeros(rows, np.int64) for _ in formats]
+    if unit.port is not None:
+        c = _values(mac.c_format, _run(unit.port, netlists, {"x": encoded(mac.c_format, c)}))
     start = encoded(unit.total, c) if mac.c.enters != "last" else np.zeros(rows, np.int64)
     ports = [unit.state, *(level.into.format for level in levels)]
     ports[-1] = unit.total

@@ -62,6 +62,20 @@ UNITS = {
         "order": {"fused": {"terms": 4, "fraction_bits": "exact"}},
         "promote": {"every": 8, "into": "fp32"},
     },
+    "inputs and results flushed": {
+        "operands": "fp8_e5m2",
+        "product": {"format": "fp16"},
+        "accumulator": {"format": "fp16"},
+        "order": {"chunked": 2, "inner": "pairwise"},
+        "flush_inputs": "positive",
+        "flush_results": True,
+    },
+    "inputs flushed": {
+        "operands": "fp8_e4m3fn",
+        "accumulator": {"format": "fp8_e5m2"},
+        "order": "sequential",
+        "flush_inputs": "signed",
+    },
     "C last": {"operands": "fp4_e2m1fn", "accumulator": {"format": "fp16"}, "order": "sequential", "c": "last"},
 }
 
