@@ -22,7 +22,7 @@ from .fast import NEAREST_SCALED, fast_loop
 from .kernels import round_range
 from .magnitude_cpu import LIMITS, largest_magnitudes
 from .refusal import refuse_nan
-from .threads import THREADED, in_threads
+from .threads import divided, in_threads
 from .words import BLOCK
 
 SINGLE = np.finfo(np.float32)
@@ -59,9 +59,8 @@ class Direct:
             return None
         out = torch.empty_like(flat)
         given, result = flat.numpy().reshape(-1), out.numpy().reshape(-1)
-        divided = given.size >= THREADED and torch.get_num_threads() > 1
         scale = ONE if self._divisor is None else np.empty(1)
-        found = self._in_parts(flat, given, result, scale) if divided else self._at_once(given, result, scale)
+        found = self._in_parts(flat, given, result, scale) if divided(given.size) else self._at_once(given, result, scale)
         out = out if flat is x else out.mT
         if found and self._refuses:
             refuse_nan(x, out)

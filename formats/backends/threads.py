@@ -15,22 +15,28 @@ import torch
 
 Found = TypeVar("Found")
 THREADED = 1 << 19
+"""Elements from which on a second thread brings more than handing over to it costs, by a cast of float32."""
 LEAST = 1 << 17
 PARTS = 8
-"""Parts a thread, of at least LEAST elements: a thread that is held up leaves its share to the others."""
+"""Parts a thread, of at least LEAST elements where there are enough: a thread that is held up leaves its share to the others."""
 HOME = os.getpid()
 BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def divided(elements: int) -> bool:
+    """Whether so many elements are done in several threads."""
+    return elements >= THREADED and torch.get_num_threads() > 1
 
 
 def in_threads(work: Callable[[int, int], Found], count: int, elements: int, granule: int = 1) -> list[Found]:
     """What `work(low, high)` gives for parts of 0 .. count - 1, whole granules, in no order, in as many threads as torch uses.
 
-    These are torch's own threads where it has them by OpenMP, else (and in forked processes, which OpenMP does not survive) a
-    pool of Python's.
+    `elements` says whether that is worth while: how many casts take as long. The threads are torch's own where it has them by
+    OpenMP, else (and in forked processes, which OpenMP does not survive) a pool of Python's.
     """
-    threads = torch.get_num_threads()
-    if elements < THREADED or threads == 1:
+    if count <= granule or not divided(elements):
         return [work(0, count)]
+    threads = torch.get_num_threads()
     parts = max(min(threads * PARTS, elements // LEAST), threads)
     size = -(-count // (parts * granule)) * granule
     lows, found = deque(range(0, count, size)), list[Found]()

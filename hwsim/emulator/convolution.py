@@ -112,7 +112,8 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             grads[1] = _lowered(to_weight, place, for_weight, geometry, tuple(weight.shape)).to(weight.dtype)
         elif mask[1] and to_weight.native:
             if cast_grad is not None and _is_same(to_input, to_weight):
-                to_weight.left.count_again(to_input.left.tally)
+                if not to_weight.left.passes(grad.dtype):
+                    to_weight.left.count_again(to_input.left.tally)
             else:
                 cast_grad = _cast(to_weight, 0, for_weight[0], geometry, place.call)
             a = _cast(to_weight, 1, for_weight[1], geometry, place.call)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hwsim.layering import Operand
 
+from .meter import Tally
 from .origins import Stored, origin_of
 from .ports import Port
 
@@ -18,8 +19,8 @@ class Copy:
 
     __slots__ = ("_direct", "_place", "_version", "_writes", "_x", "tally", "values")
 
-    def __init__(self, port: Port, x: Tensor, values: Tensor) -> None:
-        self.values, self.tally = values, port.tally
+    def __init__(self, port: Port, x: Tensor, values: Tensor, tally: Tally | None) -> None:
+        self.values, self.tally = values, tally
         self._x, self._version, self._place = x, x._version, _place(x)
         self._direct, self._writes = port.direct, _writes(x)
 
@@ -55,15 +56,19 @@ class Copies:
             found, self._gradient = self._gradient, None
             if found is not None and found.serves(port, x):
                 return found.taken(port)
-            self._gradient = Copy(port, x, make())
-            return self._gradient.values
+            values = make()
+            self._gradient = Copy(port, x, values, port.tally)
+            return values
         weight = origin_of(x).weight
         if weight is None:
             return make()
         found = self._weights.pop(weight, None)
-        values = found.taken(port) if found is not None and found.serves(port, x) else make()
+        if found is not None and found.serves(port, x):
+            values, tally = found.taken(port), found.tally
+        else:
+            values, tally = make(), port.tally
         if again:
-            self._weights[weight] = Copy(port, x, values)
+            self._weights[weight] = Copy(port, x, values, tally)
         return values
 
     def clear(self) -> None:

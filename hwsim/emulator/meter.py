@@ -43,17 +43,16 @@ class Tally(NamedTuple):
 
 
 class Meter:
-    """Running sums over what passes one port, in float64; `last` is what the last tensor added."""
+    """Running sums over what passes one port, in float64."""
 
-    __slots__ = ("bias", "calls", "elements", "last", "noise", "overflow", "signal", "underflow")
+    __slots__ = ("bias", "calls", "elements", "noise", "overflow", "signal", "underflow")
 
     def __init__(self) -> None:
-        self.last: Tally | None = None
         self.calls = self.elements = self.overflow = self.underflow = 0
         self.signal = self.noise = self.bias = 0.0
 
-    def add(self, x: Tensor, y: Tensor, fmt: Format, unit: Tensor | float | None = None) -> None:
-        """Count one tensor before (x) and after (y) its cast.
+    def add(self, x: Tensor, y: Tensor, fmt: Format, unit: Tensor | float | None = None) -> Tally:
+        """Count one tensor before (x) and after (y) its cast; the tally is what it added.
 
         Args:
             fmt: of the elements.
@@ -68,8 +67,9 @@ class Meter:
             found = _counted(x, y, -inf, inf)
             clipped = torch.isfinite(y) & ((x > high * unit) | (x < low * unit))
             found = found._replace(overflow=found.overflow + int(clipped.sum()))
-        self.last = Tally(x.numel(), found)
-        self.repeat(self.last)
+        tally = Tally(x.numel(), found)
+        self.repeat(tally)
+        return tally
 
     def repeat(self, tally: Tally) -> None:
         """Count a tensor whose counts are known."""

@@ -48,9 +48,24 @@ class Port:
         meter: keeps count of what the port does, or None.
         convert: how tensors are cast.
         kept: the scale, where it is state of the run.
+
+    `tally` is what the last call was counted as; None where it was not.
     """
 
-    __slots__ = ("_passes", "cast", "convert", "direct", "draws", "grouped", "kept", "meter", "ranked", "site", "stochastic")
+    __slots__ = (
+        "_passes",
+        "cast",
+        "convert",
+        "direct",
+        "draws",
+        "grouped",
+        "kept",
+        "meter",
+        "ranked",
+        "site",
+        "stochastic",
+        "tally",
+    )
 
     def __init__(
         self,
@@ -71,6 +86,7 @@ class Port:
         self.meter = meter
         self.stochastic = cast is not None and cast.rounding.is_stochastic
         self.grouped = cast is not None and cast.blocked
+        self.tally: Tally | None = None
         self._passes: dict[torch.dtype, bool] = {}
         plain = convert is apply and kept is None
         self.direct = direct(cast) if plain and cast is not None else None
@@ -89,6 +105,7 @@ class Port:
 
     def __call__(self, x: Tensor, call: int = 0, axis: int = -1, site: str = "") -> Tensor:
         """The tensor after the cast (dequantized values); groups run along `axis`."""
+        self.tally = None
         if x.is_complex():
             return torch.view_as_complex(self(torch.view_as_real(x), call, axis, site))
         if self.cast is None or self.passes(x.dtype) or not x.numel():
@@ -114,11 +131,6 @@ class Port:
             raise ConfigError(f"{self.site}: got {x.dtype}, which does not hold {self.cast}; allowed: a model in torch.float32")
         self._count(x, y, unit)
         return y
-
-    @property
-    def tally(self) -> Tally | None:
-        """What the last cast was counted as."""
-        return None if self.meter is None else self.meter.last
 
     def count_again(self, tally: Tally | None) -> None:
         """Count a cast whose copy serves this port too."""
@@ -164,7 +176,7 @@ class Port:
             return
         squashed = self.cast.scaling is not None and self.cast.scaling.rule == "dorefa"
         # tanh brings every number into the range, so that none is clipped.
-        self.meter.add(x, y, element_format(self.cast.format), torch.inf if squashed else unit)
+        self.tally = self.meter.add(x, y, element_format(self.cast.format), torch.inf if squashed else unit)
 
     def _scale(self, x: Tensor, call: int) -> Tensor | None:
         return None if self.kept is None else self.kept.of(x, call)

@@ -21,6 +21,8 @@ from .words import Stream
 
 BLOCK_RESULTS = 1 << 14
 BLOCK_COLUMNS = 512
+CASTS = 4
+"""As long as which a multiply-add takes, about."""
 
 
 class Block(NamedTuple):
@@ -63,7 +65,7 @@ def matmul(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream, first: int) -
         for block in jobs[low:high]:
             _sum_block(block, base, a, b, c, mac, s, result)
 
-    in_threads(run, len(jobs), a.values.size * width)
+    in_threads(run, len(jobs), CASTS * a.values.size * width)
     return result
 
 

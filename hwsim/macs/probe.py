@@ -33,7 +33,7 @@ SEEN, INTEGERS_SEEN, CHECKED = 24, 400, 100
 DOUBLE_BITS = 52
 """Of a result's fraction, as it is a float64."""
 SPREAD = 7
-"""Of operands' exponents about zero: products reach over 28 binades and no further, so that their sums fit half precision."""
+"""Of operands' exponents about zero: products reach over 28 binades and no further, so that half precision holds each."""
 LIMIT = 1000
 """Of exponents, so that sums stay within float64."""
 
@@ -44,7 +44,7 @@ def probe(dot: Dot, operands: Float | Integer | str = "fp16", terms: int = 64, s
     Found are the order of the sums (any of the language's; late sums by AMD CDNA3's rules), the length of groups and chunks,
     fraction bits, alignment, the accumulator's format, rounding and overflow, the rounding of products, where C enters; of
     integers the width, whether sums wrap or saturate, and the order of sums that saturate. Not looked for: exponents
-    of zeros and what becomes of subnormals, which normally distributed operands do not show; scales of blocks, which `dot` is not
+    of zeros and what becomes of subnormals, which the operands that are tried do not show; scales of blocks, which `dot` is not
     given.
 
     Args:
@@ -98,9 +98,12 @@ def _random(fmt: Float, terms: int, rng: torch.Generator, count: int) -> Iterato
 
 
 def _spread(fmt: Float, terms: int, rng: torch.Generator, count: int) -> Iterator[Case]:
-    """Powers of two with full significands, far enough apart that products are cut in alignment where normal ones are not."""
+    """Full significands at exponents far enough apart that products are cut in alignment where normal operands' are not.
+
+    None, where the format has not two binades of normal values around one.
+    """
     low, high = max(round_log2(fmt.smallest_normal), -SPREAD), min(round_log2(fmt.max), SPREAD)
-    for _ in range(count):
+    for _ in range(count if low < high else 0):
         signs, exponents = (torch.randint(*ends, (2, terms), generator=rng).double() for ends in ((0, 2), (low, high)))
         a, b = (2 - 2.0**-fmt.mantissa_bits) * (2 * signs - 1) * exponents.exp2()
         yield a, b, 0.0

@@ -74,7 +74,7 @@ def addends(fmt: Format, exact: Tensor, rng: torch.Generator, specials: bool) ->
 
 
 def step_machine(mac: Mac) -> Mac:
-    """The unit that a step alone is: no outer sums, C entering first."""
+    """The unit that a step alone is: no outer sums, C entering first and past its port; operands come to it flushed."""
     order = mac.order
     if isinstance(order, Chunked):
         order = order.inner
@@ -82,7 +82,7 @@ def step_machine(mac: Mac) -> Mac:
         order = Fused(fused=order.fused.model_copy(update={"grouping": "consecutive"}))
     outer = bool(mac.levels(1 << 40))
     c_format = mac.c_format if mac.fused or not outer else None
-    change = {"promote": None, "split_k": 1, "order": order, "c": CInput(format=c_format)}
+    change = {"promote": None, "split_k": 1, "order": order, "c": CInput(format=c_format), "flush_inputs": "none"}
     if mac.scales and mac.scales.applied == "promotion":
         change["scales"] = None
     return mac.model_copy(update=change)
@@ -96,23 +96,23 @@ def of_step(mac: Mac, unit: Unit, side: int = SIDE, seed: int = 0) -> Stimuli:
     takes_nan = mac.accumulator.format.has_nan
     a[:some] = random_values(fa, (some, terms), rng, takes_nan)
     given: dict[str, Codes] = {"a": _rows(encoded(fa, a), side), "b": _columns(encoded(fb, b), side)}
-    x: Tensor | Scaled = a
-    y: Tensor | Scaled = b
+    x, y = through_port(a, fa, mac), through_port(b, fb, mac)
     exact = a.nan_to_num(0, 0, 0) @ b
+    scaled: tuple[Tensor | Scaled, Tensor | Scaled] = x, y
     scales = next((port.count for port in unit.step.inputs if port.name == "scale_a"), 0)
     if scales and mac.scales is not None:
         fmt = mac.scales.format
         sa, sb = (_near_one(fmt, shape, rng) for shape in ((side, scales), (scales, side)))
         given |= {"scale_a": _rows(encoded(fmt, sa), side), "scale_b": _columns(encoded(fmt, sb), side)}
-        x, y = Scaled(a, sa), Scaled(b, sb)
+        scaled = Scaled(x, sa), Scaled(y, sb)
         exact = exact * sa[:, :1] * sb[:1]
     c = None
     if any(port.name == "c" for port in unit.step.inputs):
-        c = _through_port(addends(unit.state, exact, rng, takes_nan), unit.state, mac)
+        c = addends(unit.state, exact, rng, takes_nan)
         given["c"] = encoded(unit.state, c).reshape(-1)
     draw = Draw(seed)
     given |= _random(unit.step, mac, side * side, draw)
-    wanted = matmul(x, y, step_machine(mac), c, draw)
+    wanted = matmul(*scaled, step_machine(mac), c, draw)
     return Stimuli(given, {"d": encoded(mac.accumulator.format, wanted).reshape(-1)})
 
 
@@ -163,10 +163,11 @@ def of_port(circuit: Circuit, mac: Mac, count: int, seed: int = 0) -> Stimuli:
     """Vectors of the port of C."""
     fmt = mac.c_format
     x = random_values(fmt, (count,), torch.Generator().manual_seed(seed), fmt.has_nan)
-    return Stimuli({"x": encoded(fmt, x)}, {"d": encoded(fmt, _through_port(x, fmt, mac))})
+    return Stimuli({"x": encoded(fmt, x)}, {"d": encoded(fmt, through_port(x, fmt, mac))})
 
 
-def _through_port(x: Tensor, fmt: Format, mac: Mac) -> Tensor:
+def through_port(x: Tensor, fmt: Format, mac: Mac) -> Tensor:
+    """Values of a format as they come out of a port of the unit."""
     if mac.flush_inputs == "none":
         return x
     return torch.from_numpy(flushed(x.numpy(), fmt.smallest_normal, mac.flush_inputs))

@@ -18,7 +18,7 @@ from hwsim.macs.grouping import groups, innermost_runs
 from .circuit import Circuit
 from .netlist import Netlist
 from .simulator import Codes, simulate
-from .stimuli import SIDE, Stimuli, encoded, of_converter, of_unit, step_machine
+from .stimuli import SIDE, Stimuli, encoded, of_converter, of_unit, step_machine, through_port
 from .units import Unit
 
 
@@ -90,7 +90,7 @@ def by_rationals(mac: Mac, unit: Unit, stimuli: Stimuli, count: int) -> Stimuli:
 def _rationals(mac: Mac, unit: Unit, stimuli: Stimuli, chosen: Codes) -> Stimuli:
     machine, (fa, fb) = step_machine(mac), unit.operands
     given = {name: codes[chosen] for name, codes in stimuli.given.items()}
-    a, b = (_values(fmt, given[port]).tolist() for port, fmt in zip("ab", (fa, fb), strict=True))
+    a, b = (through_port(_values(fmt, given[port]), fmt, mac).tolist() for port, fmt in zip("ab", (fa, fb), strict=True))
     c = _values(unit.state, given["c"]).tolist() if "c" in given else None
     scales: list[list[Any] | None] = [None, None]
     if "scale_a" in given and mac.scales is not None:
@@ -99,24 +99,15 @@ def _rationals(mac: Mac, unit: Unit, stimuli: Stimuli, chosen: Codes) -> Stimuli
     for n, at in enumerate(chosen.tolist()):
         sa, sb = (_listed(s[n]) if s is not None else None for s in scales)
         terms = reference.Terms(
-            _flushed(_listed(a[n]), fa, mac), _flushed(_listed(b[n]), fb, mac), sa, sb, fa.grid.min_exponent,
-            fb.grid.min_exponent, at, stimuli.count, Draw(0),
-        )  # fmt: skip
-        start = None if c is None else _flushed([c[n]], unit.state, mac)[0]
-        results.append(reference.dot(terms, start, machine))
+            _listed(a[n]), _listed(b[n]), sa, sb, fa.grid.min_exponent, fb.grid.min_exponent, at, stimuli.count, Draw(0)
+        )
+        results.append(reference.dot(terms, None if c is None else c[n], machine))
     values = torch.tensor(results, dtype=torch.float64)
     return Stimuli(given, {"d": encoded(mac.accumulator.format, values)})
 
 
 def _listed(given: object) -> list[float]:
     return list(given) if isinstance(given, list) else [given]  # type: ignore[list-item]
-
-
-def _flushed(values: list[float], fmt: Format, mac: Mac) -> list[float]:
-    if mac.flush_inputs == "none":
-        return values
-    keep = 0.0 if mac.flush_inputs == "positive" else 1.0
-    return [v if abs(v) >= fmt.smallest_normal or v != v else (v * 0.0 if keep else 0.0) for v in values]
 
 
 def _values(fmt: Format, codes: Codes) -> Tensor:

@@ -1,4 +1,4 @@
-"""CPU kernels of the prox maps of this package: one pass over memory, the same bits as the torch operations beside them.
+"""CPU kernels of the regularizers' prox maps: one pass over memory, the same bits as the torch operations beside them.
 
 The compiled loops are serial and release the interpreter's lock; torch's own threads run parts of a tensor, as no other pool of
 threads could while they spin between two of torch's operations.
@@ -10,25 +10,22 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from .breakpoints import Breakpoints, columns_of
-from .loops import Loop, at_once
+from .loops import Array, Loop, at_once, flat
 from .par import PAR
 
 BLOCK = 1024
 MAX_UNROLLED = 16
-MAX_UNROLLED_LEVELS = 8
-Array = npt.NDArray[np.floating]
 
 
 def apply_table(u: torch.Tensor, table: Breakpoints, par: PAR, out: torch.Tensor) -> None:
     """Write the map of a breakpoint table of `par` at u into `out`, both contiguous CPU tensors of float32 or float64.
 
     Symmetric convex maps are min_k max(|u| - shift_k, q_k) on either side of zero, unrolled for a few levels; with many levels,
-    where the pieces repeat at one distance, the piece is computed instead of searched for, and so are its numbers where float64
-    arithmetic gives all of them exactly after rounding to float32.
+    where the pieces repeat at one distance, the piece is computed instead of searched for, and so are its numbers where float32
+    or float64 arithmetic gives all of them.
     """
     body, *numbers = _loop(u, table, par)
     at_once([Loop(body, (flat(u), flat(out), *numbers), u.numel())])
@@ -195,116 +192,3 @@ def _search(
             w = w if w > lows[k] else lows[k]
             w = w if w < highs[k] else highs[k]
             ws[i] = w + zero if u == u else u
-
-
-def nearest_loop(u: torch.Tensor, levels: torch.Tensor, middles: torch.Tensor, out: torch.Tensor) -> Loop:
-    """What writes the nearest levels of some elements of u (rows, n), both contiguous CPU tensors."""
-    values, marks = levels.contiguous().numpy(), middles.contiguous().numpy()
-    if _unrolls(values):
-        return Loop(nearest_of_few, (flat(u), flat(out), tuple(values[0]), tuple(marks[0])), u.numel())
-    return Loop(nearest_in_rows, (flat(u), flat(out), u.shape[1], values, marks), u.numel())
-
-
-def cell_loop(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor) -> Loop:
-    """What writes the PARQ map of some elements of u (rows, n), both contiguous CPU tensors."""
-    values = levels.contiguous().numpy()
-    numbers = values.dtype.type(slope), values.dtype.type(0.5)
-    if _unrolls(values):
-        return Loop(cells_of_few, (flat(u), flat(out), tuple(values[0]), *numbers), u.numel())
-    return Loop(cells_in_rows, (flat(u), flat(out), u.shape[1], values, *numbers), u.numel())
-
-
-def flat(t: torch.Tensor) -> Array:
-    """The elements of a contiguous CPU tensor, in its memory."""
-    return t.detach().numpy().reshape(-1)
-
-
-def _unrolls(levels: Array) -> bool:
-    """Few levels for a whole tensor: their number is then a constant of the kernel, whose loop runs in vector registers."""
-    rows, count = levels.shape
-    return bool(rows == 1 and 1 < count <= MAX_UNROLLED_LEVELS)
-
-
-@numba.njit(nogil=True, cache=True)
-def nearest_of_few(
-    low: int, high: int, x: Array, y: Array, levels: tuple[float, ...], middles: tuple[float, ...]
-) -> None:  # pragma: no cover
-    """The nearest of a few levels of a whole tensor."""
-    x, y = x[low:high], y[low:high]
-    for i in range(len(x)):
-        u = x[i]
-        w = levels[0]
-        for k in range(len(middles)):
-            w = levels[k + 1] if u > middles[k] else w
-        y[i] = w if u == u else u
-
-
-# Python's division would check for zero and keep these loops from being vectorised.
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def cells_of_few(
-    low: int, high: int, x: Array, y: Array, levels: tuple[float, ...], slope: float, half: float
-) -> None:  # pragma: no cover
-    """The PARQ map with a few levels of a whole tensor."""
-    x, y = x[low:high], y[low:high]
-    count = len(levels)
-    for i in range(len(x)):
-        u = x[i]
-        q = levels[0]
-        r = levels[0]
-        for k in range(count - 1):
-            if u > levels[k]:
-                q = levels[k]
-                r = levels[k + 1]
-        if u > levels[count - 1]:
-            q = levels[count - 1]
-            r = q
-        centre = (q + r) * half
-        w = centre + (u - centre) / slope
-        w = w if w > q else q
-        w = w if w < r else r
-        y[i] = w if u == u else u
-
-
-@numba.njit(nogil=True, cache=True)
-def nearest_in_rows(low: int, high: int, x: Array, y: Array, n: int, levels: Array, middles: Array) -> None:  # pragma: no cover
-    """The nearest of the levels of each element's row."""
-    while low < high:
-        row = low // n
-        end = min(low + BLOCK, (row + 1) * n, high)
-        us, ws, values = x[low:end], y[low:end], levels[row]
-        places = _count_below(us, middles[row])
-        for i in range(len(us)):
-            u = us[i]
-            ws[i] = values[np.uint64(places[i])] if u == u else u
-        low = end
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def cells_in_rows(
-    low: int, high: int, x: Array, y: Array, n: int, levels: Array, slope: float, half: float
-) -> None:  # pragma: no cover
-    """The PARQ map with the levels of each element's row."""
-    while low < high:
-        row = low // n
-        end = min(low + BLOCK, (row + 1) * n, high)
-        us, ws, values = x[low:end], y[low:end], levels[row]
-        lows, highs = np.append(values[:1], values), np.append(values, values[-1:])
-        places = _count_below(us, values)
-        for i in range(len(us)):
-            u, k = us[i], np.uint64(places[i])
-            q, r = lows[k], highs[k]
-            centre = (q + r) * half
-            w = centre + (u - centre) / slope
-            w = w if w > q else q
-            w = w if w < r else r
-            ws[i] = w if u == u else u
-        low = end
-
-
-@numba.njit(inline="always")
-def _count_below(us: Array, marks: Array) -> npt.NDArray[np.int32]:  # pragma: no cover
-    places = np.zeros(len(us), np.int32)
-    for mark in marks:
-        for i in range(len(us)):
-            places[i] += np.int32(1) if us[i] > mark else np.int32(0)
-    return places

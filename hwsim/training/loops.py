@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 from hwsim.formats.backends.threads import in_threads
+
+Array = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -16,13 +22,18 @@ class Loop:
 
     Attributes:
         body: a compiled function.
-        operands: flat arrays and numbers.
+        operands: flat arrays and numbers, or tuples of them.
         elements: how many there are.
     """
 
     body: Callable[..., None]
     operands: tuple[Any, ...]
     elements: int
+
+
+def flat(t: torch.Tensor) -> Array:
+    """The elements of a contiguous CPU tensor, in its memory."""
+    return t.detach().numpy().reshape(-1)
 
 
 def at_once(loops: Sequence[Loop]) -> None:

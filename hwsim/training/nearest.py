@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from .breakpoints import KERNEL_SIZE, watched
-from .loops import Loop, at_once
+from .loops import Loop, at_once, flat
+
+MAX_UNROLLED_LEVELS = 8
 
 
 def nearest(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -40,16 +42,29 @@ def cells(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor
 
 def nearest_loop(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor) -> Loop:
     """What writes the nearest level of some elements of u, where the kernels serve it."""
-    from . import kernels
+    from .level_kernels import nearest_in_rows, nearest_of_few
 
-    return kernels.nearest_loop(u, levels, _middles(levels), out)
+    values, marks = levels.contiguous().numpy(), _middles(levels).contiguous().numpy()
+    if _are_few(levels):
+        return Loop(nearest_of_few, (flat(u), flat(out), tuple(values[0]), tuple(marks[0])), u.numel())
+    return Loop(nearest_in_rows, (flat(u), flat(out), u.shape[1], values, marks), u.numel())
 
 
 def cell_loop(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor) -> Loop:
     """What writes the PARQ map of some elements of u, where the kernels serve it."""
-    from . import kernels
+    from .level_kernels import cells_in_rows, cells_of_few
 
-    return kernels.cell_loop(u, levels, slope, out)
+    values = levels.contiguous().numpy()
+    numbers = values.dtype.type(slope), values.dtype.type(0.5)
+    if _are_few(levels):
+        return Loop(cells_of_few, (flat(u), flat(out), tuple(values[0]), *numbers), u.numel())
+    return Loop(cells_in_rows, (flat(u), flat(out), u.shape[1], values, *numbers), u.numel())
+
+
+def _are_few(levels: torch.Tensor) -> bool:
+    """Few levels for a whole tensor: their number is then a constant of the kernel, whose loop runs in vector registers."""
+    rows, count = levels.shape
+    return rows == 1 and 1 < count <= MAX_UNROLLED_LEVELS
 
 
 def _middles(levels: torch.Tensor) -> torch.Tensor:

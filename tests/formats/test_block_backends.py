@@ -96,14 +96,7 @@ def test_strides_are_kept_and_the_index_is_row_major(rounding: str, backend: str
         assert found.values.stride() == torch.empty_like(view).stride()
 
 
-@pytest.fixture
-def _threads() -> object:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("name", ["mxfp4_floor", "nvfp4", "e4m3_tile"])
 def test_result_does_not_depend_on_the_number_of_threads(name: str, axis: int) -> None:

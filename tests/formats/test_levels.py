@@ -252,6 +252,7 @@ class TestOperator:
         x = torch.full(shape, 0.9)
         assert same(quantize_tensor(x, hwsim.format("ternary"), backend=backend), torch.ones(shape))
 
+    @pytest.mark.usefixtures("two_threads")
     @pytest.mark.parametrize("mode", ["nearest_even", "stochastic"])
     def test_strides_and_threads(self, mode: str) -> None:
         x, nf4, projection = torch.randn(300, 700), hwsim.format("nf4"), Projection(Rounding.parse(mode))

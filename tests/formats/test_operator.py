@@ -144,17 +144,9 @@ def test_compiled_graph_calls_the_operator() -> None:
 
 
 LARGE = 200_003
-"""Beyond the size from which the numba backend uses several threads."""
 
 
-@pytest.fixture
-def _two_threads() -> Any:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("projection", [Projection(), STOCHASTIC, Projection(Rounding("to_odd"))], ids=str)
 def test_result_does_not_depend_on_the_number_of_threads(projection: Projection) -> None:
     x = torch.randn(LARGE)
@@ -180,6 +172,7 @@ def test_a_split_tensor_with_offsets_gives_the_parts_of_the_whole(backend: str) 
         assert same(torch.cat(parts), whole)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_threads_of_python_may_call_at_once() -> None:
     x = torch.randn(LARGE)
     expected = quantize_tensor(x, E4M3, STOCHASTIC, backend="torch")
@@ -208,7 +201,7 @@ class _Rounded(torch.utils.data.Dataset[torch.Tensor]):
         return rounded
 
 
-@pytest.mark.usefixtures("_two_threads")
+@pytest.mark.usefixtures("two_threads")
 def test_forked_workers_of_a_data_loader_round() -> None:
     data = _Rounded()
     torch.set_num_threads(2)

@@ -61,6 +61,33 @@ def _evaluated(model: nn.Module) -> None:
         model(input_of("transformer"))
 
 
+class Tied(nn.Module):
+    """Two layers of one weight, and one that is given no rows in every second call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.seldom = (nn.Linear(8, 8) for _ in range(3))
+        self.b.weight = self.a.weight
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.b(torch.relu(self.a(x))).sum() + self.seldom(x[: self.calls % 2 * 4]).sum()
+
+
+def test_shared_weights_and_layers_without_rows_are_counted_as_without_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = []
+    for copies in (True, False):
+        with monkeypatch.context() as patched, emulate(model := Tied(), MACHINES["one cast"], statistics=True) as emulated:
+            if not copies:
+                _without_copies(patched)
+            for _ in range(3):
+                model(torch.ones(4, 8)).backward()
+        counted.append(emulated.statistics())
+    assert counted[0] == counted[1]
+
+
 @pytest.mark.parametrize("between", [_halved, _replaced, _evaluated])
 def test_a_weight_that_is_written_between_the_passes_is_cast_again(between, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []

@@ -26,6 +26,7 @@ def counted(x: Tensor, y: Tensor, low: float, high: float) -> Counts:
     return Counts(*sums, int(over), int(((y == 0) & (x != 0)).sum()))
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("ends", ENDS, ids=str)
 @pytest.mark.parametrize(("before", "after"), DTYPES, ids=str)
 @pytest.mark.parametrize("special", [False, True], ids=["finite", "with infinities and NaN"])

@@ -210,14 +210,11 @@ def test_a_wide_unit_stays_close_to_torch_s_own_gradients(name: str) -> None:
         torch.testing.assert_close(grad, expected[key], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_the_threads_do_not_change_an_emulated_unit() -> None:
     def run(threads: int) -> Tensor:
-        before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        try:
-            return gradients(nn.Linear(64, 64), numbers(64, 64), numbers(64, 64), machine_of(UNIT))[2]
-        finally:
-            torch.set_num_threads(before)
+        return gradients(nn.Linear(64, 300), numbers(80, 64), numbers(80, 300), machine_of(UNIT))[2]
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -107,16 +107,13 @@ def test_shipped_units_equal_the_reference(unit: str) -> None:
     assert torch.equal(bits(matmul(a, b, unit, c)), bits(matmul(a, b, unit, c, backend="reference")))
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_result_does_not_depend_on_threads_or_how_a_batch_is_split() -> None:
     unit = mac({"order": "sequential", "accumulator": {"format": "fp12_e6m5", "rounding": "stochastic(9)"}})
     a, b = operands(1, (4, 40, 70)), operands(3, (4, 70, 600))
     whole = matmul(a, b, unit)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        assert torch.equal(matmul(a, b, unit), whole)
-    finally:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    assert torch.equal(matmul(a, b, unit), whole)
     later = matmul(a[2:], b[2:], unit, draw=Draw(offset=0))
     assert not torch.equal(later, whole[2:])
     folded = matmul(a, b[:1].expand(4, 70, 600), unit)

@@ -10,7 +10,7 @@ import hwsim
 from hwsim.training import LSBQ, PARQ, BinaryRelax, Hard, Linear, Parq, ProxMap, Sigmoid
 
 SHAPES = [(70, 1001), (4105,), (3, 7)]
-"""In threads, with rows that are no multiple of a block or a vector; in one thread; too small for the loops."""
+"""Rows that are no multiple of a block or a vector; a vector; too small for the loops."""
 
 
 class Plain(torch.optim.SGD):
@@ -84,17 +84,15 @@ def test_a_first_step_with_momentum_and_weights_without_gradient_are_left_to_tor
     assert not list(optimizer._fused(optimizer._drawn[0]))
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("share", ["tensor", {"channel": 0}], ids=str)
-def test_no_bit_depends_on_the_threads(share: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hwsim.formats.backends.threads.THREADED", 1 << 10)
-    monkeypatch.setattr("hwsim.formats.backends.threads.LEAST", 1 << 8)
-    before, found = torch.get_num_threads(), []
+def test_no_bit_depends_on_the_threads(share: Any) -> None:
+    found = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
         optimizer = wrapped(torch.optim.SGD, MAPS[1], torch.float32, share, momentum=0.9)
         assert sum(steps(optimizer, 7)) > 0
         found.append(everything(optimizer))
-    torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
