@@ -33,16 +33,21 @@ def _sgd_operands(
         return None
     buffer = base.state.get(latent, {}).get("momentum_buffer") if options["momentum"] else gradient
     arrays = (latent, gradient, buffer)
-    plain = all(type(a) is torch.Tensor and a.layout is torch.strided and a.is_contiguous() for a in arrays)
-    numbers = [options[name] for name in ("weight_decay", "momentum", "dampening", "lr")]
-    if not plain or any(options[name] for name in ("foreach", "fused", "differentiable")):
+    if not all(_is_plain(a, latent) for a in arrays) or any(options[name] for name in ("foreach", "fused", "differentiable")):
         return None
-    if len({(a.dtype, a.device.type) for a in arrays}) > 1 or not all(isinstance(number, int | float) for number in numbers):
+    numbers = [options[name] for name in ("weight_decay", "momentum", "dampening", "lr")]
+    if not all(isinstance(number, int | float) for number in numbers):
         return None
     parts = [flat(a) for a in arrays]
     decay, momentum, dampening, rate = numbers
     scalars = [parts[0].dtype.type(number) for number in (decay, momentum, 1 - dampening, -rate)]
     return *parts, *scalars, bool(decay), bool(options["nesterov"]), bool(options["maximize"])
+
+
+def _is_plain(a: torch.Tensor | None, like: torch.Tensor) -> bool:
+    if type(a) is not torch.Tensor or a.layout is not torch.strided:
+        return False
+    return a.is_cpu and a.dtype is like.dtype and a.is_contiguous()
 
 
 @cache

@@ -33,7 +33,7 @@ class Loop:
 
 def flat(t: torch.Tensor) -> Array:
     """The elements of a contiguous CPU tensor, in its memory."""
-    return t.detach().numpy().reshape(-1)
+    return (t.detach() if t.requires_grad else t).numpy().reshape(-1)
 
 
 def at_once(loops: Sequence[Loop]) -> None:
