@@ -8,28 +8,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from hwsim.formats import Float
-from hwsim.formats.base import round_log2
 
 from . import integers
-from .directions import NEAREST, direction_of, sided
 from .exact import exact_groups, wide
 from .fused import CUTS, aligned, scaled_groups
 from .grouping import groups, innermost_runs
-from .lanes import AT_RUN_TIME, DOWN, EVEN, Edges, compiled_mode, edges, lanes_hold, mode_of, plain
+from .lanes import Edges, compiled_mode, edges, lanes_hold
 from .late import joined_late
 from .operands import Array, Port
 from .orders import Alignment
 from .record import Mac
-from .sums import EXACT, Shape, double, sequential, stochastic, tree
+from .shapes import shape_of
+from .sums import EXACT, double, sequential, stochastic, tree
 from .words import Stream
 
 if TYPE_CHECKING:
     from .cpu import Block
-
-
-LANE_BITS, INNOCUOUS_BITS = 53, 48
-WORTH_COMPILING = 1 << 22
-"""Multiply-accumulates from which on a rounding that is rare gets a kernel of its own."""
 
 
 class Base(Protocol):
@@ -108,71 +102,12 @@ class _Sum:
             product_mode = EXACT if mac.product == "exact" else compiled_mode(mac.product.rounding)
             self.kernel = tree(compiled_mode(mac.accumulator.rounding), product_mode)
             return
-        self.kernel = (stochastic if mac.accumulator.rounding.is_stochastic else sequential)(_shape(a, b, c, mac))
+        self.kernel = (stochastic if mac.accumulator.rounding.is_stochastic else sequential)(shape_of(a, b, c, mac))
 
     def advance(self, acc: Array, block: Block, ks: range, with_c: bool, width: int) -> None:
         places = self.at, self.at_product, block.first, width, self.s
         last = (with_c,) if self.tree else ()
         self.kernel(self.a, self.b, acc, block.i0, block.j0, ks.start, ks.stop, *places, *last)
-
-
-def _shape(a: Port, b: Port, c: Array | None, mac: Mac) -> Shape:
-    """What to compile: a kernel for this rounding where the sum is long enough to be worth it, else one that looks it up."""
-    accumulator, product, flush = mac.accumulator, mac.product, mac.flush_results
-    single = _single(a, b, mac)
-    even = mode_of(accumulator.rounding) == EVEN
-    direction = NEAREST if even and single else direction_of(accumulator, flush)
-    known = compiled_mode(accumulator.rounding) != AT_RUN_TIME
-    worth = known or a.values.size * b.values.shape[1] >= WORTH_COMPILING
-    if direction != NEAREST and worth and (product == "exact" or direction_of(product, flush) == direction):
-        finite = all(bool(np.isfinite(x).all()) for x in (a.values, b.values, c) if x is not None)
-        mode, product_mode = mode_of(accumulator.rounding), EXACT if product == "exact" else mode_of(product.rounding)
-        if mode != DOWN or finite:
-            product_plain = product != "exact" and finite and sided(product, flush)
-            at = edges(accumulator, flush)
-            clamps = at.over == at.max_value and at.under == at.min_value
-            return Shape(mode, product_mode, finite and sided(accumulator, flush), product_plain, True, direction, clamps)
-    product_mode = EXACT if product == "exact" else compiled_mode(product.rounding)
-    product_plain = product != "exact" and plain(product, flush)
-    return Shape(compiled_mode(accumulator.rounding), product_mode, plain(accumulator, flush), product_plain, single)
-
-
-def _single(a: Port, b: Port, mac: Mac) -> bool:
-    """Whether the sum of accumulator and product in float64, rounded to the accumulator, is the sum rounded once."""
-    return _fits(a, b, mac) or _innocuous(a, b, mac)
-
-
-def _fits(a: Port, b: Port, mac: Mac) -> bool:
-    """Whether the accumulator plus a product always fits 53 bits, by the declared formats alone."""
-    accumulator = mac.accumulator.format.grid
-    if mac.product != "exact":
-        product = mac.product.format.grid
-        lowest, highest = product.smallest_exponent, round_log2(product.max_value)
-    elif a.format is not None and b.format is not None and mac.scales is None:
-        ports = a.format.grid, b.format.grid
-        lowest = sum(grid.smallest_exponent for grid in ports)
-        highest = 1 + sum(round_log2(max(grid.max_value, -grid.min_value)) for grid in ports)
-    else:
-        return False
-    directed = mac.accumulator.rounding.mode == "toward_negative"
-    top = max(highest, round_log2(accumulator.max_value)) + 2
-    return not directed and top - min(lowest, accumulator.smallest_exponent) <= LANE_BITS
-
-
-def _innocuous(a: Port, b: Port, mac: Mac) -> bool:
-    """Whether rounding twice to nearest even is rounding once, as for sums of numbers of up to 24 bits (Figueroa, SIGNUM 1995).
-
-    Let the accumulator have p bits and products q, p + q <= 48. Where float64 does not hold the sum, its smaller operand is less
-    than a quarter unit in the last place of the larger. That does not matter if the larger one is a value of p bits: the
-    accumulator always, a product where q <= p. Where q > p, a sum dominated by its product has to fit 53 bits or overflow.
-    """
-    if mac.accumulator.rounding.mode != "nearest_even" or not isinstance(mac.accumulator.format, Float):
-        return False
-    grid = mac.accumulator.format.grid
-    digits = grid.mantissa_bits + 1
-    product = a.digits + b.digits if mac.product == "exact" else mac.product.format.grid.mantissa_bits + 1
-    short = round_log2(max(grid.max_value, -grid.min_value)) - grid.smallest_exponent + 4 <= LANE_BITS
-    return digits + product <= INNOCUOUS_BITS and (product <= digits or short)
 
 
 class _Double:

@@ -33,6 +33,7 @@ from .lanes import (
     edges,
     float_bits,
     mode_of,
+    within,
 )
 from .record import Rounded
 
@@ -120,6 +121,12 @@ def round_directed(s: float, at: Edges, mode: int, plain: bool, word: int) -> fl
 
 
 @njit(forceinline=True)
+def unequal(x: float, y: float) -> bool:
+    """Whether x is more or less than y: not so where an infinite sum leaves NaN."""
+    return x < y or x > y
+
+
+@njit(forceinline=True)
 def add_directed(total: float, p: float, at: Edges, mode: int, plain: bool, clamps: bool) -> float:
     """total + p rounded to the grid of `at` by a mode that asks what is left of the sum: EVEN or ODD (the processor rounds toward
     zero) or ZERO (upward). With `plain` see `round_directed`; with `clamps` what is too large becomes the largest value.
@@ -141,18 +148,14 @@ def add_directed(total: float, p: float, at: Edges, mode: int, plain: bool, clam
     elif mode == ODD:
         c = bits_float((float_bits(_binade(s, at)) + at.shift) | sign)
         w = s + c
-        r = bits_float(float_bits(w) | (1 if (w - c) - p != total else 0)) - c
+        r = bits_float(float_bits(w) | (1 if unequal((w - c) - p, total) else 0)) - c
     else:
-        odd = bits_float(float_bits(s) | (1 if s - p != total else 0))
+        odd = bits_float(float_bits(s) | (1 if unequal(s - p, total) else 0))
         ulp = float_bits(_binade(s, at)) + (at.shift - (FRACTION_BITS << FRACTION_BITS))
         r = nearest_integer(odd * bits_float(INVERSE - ulp)) * bits_float(ulp)
     if not plain:
         return bounded(bits_float((float_bits(r) & ~SIGN_MASK) | sign), s, at)
-    if clamps:
-        r = r if r < at.max_value else at.max_value
-        return r if r > at.min_value else at.min_value
-    r = at.over if r > at.max_value else r
-    return at.under if r < at.min_value else r
+    return within(r, at, clamps)
 
 
 @njit(forceinline=True)

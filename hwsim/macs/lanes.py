@@ -33,6 +33,7 @@ EVEN, AWAY, ZERO, TRUNCATE, UP, DOWN, ODD, STOCHASTIC_A, STOCHASTIC_B, STOCHASTI
 # Common modes are compiled into the kernels; the others are looked up in `Edges` while they run.
 AT_RUN_TIME = -2
 COMPILED = (EVEN, TRUNCATE, STOCHASTIC_A)
+STEADY = (EVEN, AWAY, ZERO, TRUNCATE, ODD)
 FRACTION_BITS = 52
 EXPONENT_MASK = 0x7FF << FRACTION_BITS
 SIGN_MASK = -(1 << 63)
@@ -91,10 +92,18 @@ def edges(place: Rounded, flush: bool = False) -> Edges:
         infinite = (grid.max_value, grid.min_value)
     span = grid.max_value - grid.min_value + grid.smallest_positive if rule == "wrap" else 0.0
     bits = place.rounding.random_bits
+    low, low_magic, shift = (
+        2.0**grid.min_exponent,
+        2.0 ** (grid.smallest_exponent + FRACTION_BITS),
+        FRACTION_BITS - grid.mantissa_bits,
+    )
+    if span > 0.0:
+        # What wraps keeps its last places, however large it is; from `low` on float64 has none below them.
+        low, shift = low_magic, -FRACTION_BITS
     return Edges(
-        low=2.0**grid.min_exponent,
-        low_magic=2.0 ** (grid.smallest_exponent + FRACTION_BITS),
-        shift=(FRACTION_BITS - grid.mantissa_bits) << FRACTION_BITS,
+        low=low,
+        low_magic=low_magic,
+        shift=shift << FRACTION_BITS,
         max_value=grid.max_value,
         min_value=grid.min_value,
         over=over,
@@ -209,6 +218,26 @@ def round_plain(s: float, at: Edges, mode: int, word: int) -> float:
 
 
 @njit(forceinline=True)
+def round_steady(s: float, cut: int, at: Edges, mode: int) -> float:
+    """The same in whole numbers, by a mode of STEADY, where s cannot overflow and is a multiple of the smallest subnormal.
+
+    `cut` is -1 where the exact value lies beyond s, by less than its last place, else 0.
+    """
+    bits, drop = float_bits(s), at.shift >> FRACTION_BITS
+    half = 1 << (drop - 1)
+    if mode == EVEN:
+        bits += half - 1 + (((bits >> drop) | cut) & 1)
+    elif mode == AWAY:
+        bits += half
+    elif mode == ZERO:
+        bits += half - 1 - cut
+    elif mode == ODD:
+        rest = 2 * half - 1
+        bits |= ((bits & rest) | (cut & 1)) + rest
+    return bits_float(bits & -(2 * half))
+
+
+@njit(forceinline=True)
 def neighbour(m: float, magic: float, negative: bool, at: Edges, mode: int, word: int) -> float:
     """The magnitude m rounded to a multiple of ulp = magic 2^-52 (the binade above the largest value, and infinity, included)."""
     r = (m + magic) - magic
@@ -248,6 +277,16 @@ def bounded(r: float, s: float, at: Edges) -> float:
     out = at.infinity if s == np.inf else out
     out = at.negative_infinity if s == -np.inf else out
     return at.nan if s != s else out
+
+
+@njit(forceinline=True)
+def within(r: float, at: Edges, clamps: bool) -> float:
+    """A sum of finite terms, or what it overflows to; with `clamps` that is the largest value, on both sides."""
+    if clamps:
+        r = r if r < at.max_value else at.max_value
+        return r if r > at.min_value else at.min_value
+    r = at.over if r > at.max_value else r
+    return at.under if r < at.min_value else r
 
 
 @njit(forceinline=True)

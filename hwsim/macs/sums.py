@@ -9,8 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from .directions import NEAREST, add_directed, round_directed, set_direction
-from .lanes import AT_RUN_TIME, DOWN, EVEN, ODD, STOCHASTIC_A, ZERO, add_to_odd, fused_multiply_add, round_lane, round_plain
+from .directions import NEAREST, add_directed, round_directed, set_direction, unequal
+from .lanes import (
+    AT_RUN_TIME,
+    DOWN,
+    EVEN,
+    ODD,
+    STOCHASTIC_A,
+    ZERO,
+    add_to_odd,
+    fused_multiply_add,
+    round_lane,
+    round_plain,
+    round_steady,
+    within,
+)
 from .words import draw, word_at
 
 COLUMNS = 128
@@ -32,6 +45,8 @@ class Shape(NamedTuple):
         exact: whether the accumulator plus a product, in float64, rounds to the accumulator as the exact sum does.
         direction: in which the processor rounds meanwhile.
         clamps: whether finite sums beyond the largest value become it.
+        steady, product_steady: whether the place has to cut no subnormal, and its mode is in STEADY.
+        bounded: whether no sum can overflow, looked at where it is steady.
     """
 
     mode: int
@@ -41,34 +56,48 @@ class Shape(NamedTuple):
     exact: bool = False
     direction: int = NEAREST
     clamps: bool = False
+    steady: bool = False
+    product_steady: bool = False
+    bounded: bool = False
 
 
 @njit(forceinline=True)
 def added(total: float, x: float, y: float, at: Any, at_product: Any, shape: Any, word: Any, product_word: Any) -> float:
     """round(total + round(x y)); `shape` is a constant of the kernel."""
-    mode, product_mode, plain, product_plain, exact, _, _ = shape
+    mode, product_mode, plain, product_plain, exact, _, clamps, steady, product_steady, bounded = shape
     if product_mode == EXACT and exact:
         t = fused_multiply_add(x, y, total)
     else:
         p = x * y
         if product_mode != EXACT:
-            if product_plain:
+            if product_steady:
+                p = round_steady(p, 0, at_product, product_mode)
+            elif product_plain:
                 p = round_plain(p, at_product, product_mode, product_word)
             else:
                 p = round_lane(p, at_product, product_mode, product_word)
         t = total + p if exact else add_to_odd(total, p, mode == DOWN)
+    if steady:
+        r = round_steady(t, 0, at, mode)
+        return r if bounded else within(r, at, clamps)
     return round_plain(t, at, mode, word) if plain else round_lane(t, at, mode, word)
 
 
 @njit(forceinline=True)
 def added_directed(total: float, x: float, y: float, at: Any, at_product: Any, shape: Any, word: Any, product_word: Any) -> float:
     """The same where the processor rounds in the direction of the unit."""
-    mode, product_mode, plain, product_plain, _, _, clamps = shape
+    mode, product_mode, plain, product_plain, _, _, clamps, steady, product_steady, bounded = shape
     p = x * y
-    if product_mode == EVEN or product_mode == ODD or product_mode == ZERO:  # noqa: SIM109
+    if product_steady:
+        p = round_steady(p, 0, at_product, product_mode)
+    elif product_mode == EVEN or product_mode == ODD or product_mode == ZERO:  # noqa: SIM109
         p = add_directed(-0.0, p, at_product, product_mode, product_plain, False)
     elif product_mode != EXACT:
         p = round_directed(p, at_product, product_mode, product_plain, product_word)
+    if steady:
+        t = total + p
+        r = round_steady(t, -1 if unequal(t - p, total) else 0, at, mode)
+        return r if bounded else within(r, at, clamps)
     if mode == EVEN or mode == ODD or mode == ZERO:  # noqa: SIM109
         return add_directed(total, p, at, mode, plain, clamps)
     t = fused_multiply_add(x, y, total) if product_mode == EXACT else total + p
@@ -78,7 +107,8 @@ def added_directed(total: float, x: float, y: float, at: Any, at_product: Any, s
 @cache
 def sequential(shape: Shape) -> Kernel:
     """acc = round(acc + product), term by term; a panel of b is copied, as rows of b may share their places in the cache."""
-    mode, product_mode, plain, product_plain, exact, direction, clamps = shape
+    mode, product_mode, *_ = shape
+    direction, rest = shape.direction, tuple(shape)[2:]
 
     @njit(cache=True, nogil=True)
     def kernel(
@@ -87,7 +117,7 @@ def sequential(shape: Shape) -> Kernel:
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode
         product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
-        how = (rule, product_rule, plain, product_plain, exact, direction, clamps)
+        how = (rule, product_rule, *rest)
         panel = np.empty((DEPTH, COLUMNS))
         set_direction(direction)
         for jb in range(0, n, COLUMNS):
@@ -115,7 +145,8 @@ def sequential(shape: Shape) -> Kernel:
 @cache
 def stochastic(shape: Shape) -> Kernel:
     """As `sequential`, with the random words of 64 terms and a block of columns drawn ahead."""
-    mode, product_mode, plain, product_plain, exact, direction, clamps = shape
+    mode, product_mode, *_ = shape
+    direction, rest = shape.direction, tuple(shape)[2:]
 
     @njit(cache=True, nogil=True)
     def kernel(
@@ -124,7 +155,7 @@ def stochastic(shape: Shape) -> Kernel:
         rows, n = acc.shape
         rule = at.mode if mode == AT_RUN_TIME else mode
         product_rule = at_product.mode if product_mode == AT_RUN_TIME else product_mode
-        how = (rule, product_rule, plain, product_plain, exact, direction, clamps)
+        how = (rule, product_rule, *rest)
         drawn = np.empty((WORDS, COLUMNS), np.uint32)
         set_direction(direction)
         for jb in range(0, n, COLUMNS):

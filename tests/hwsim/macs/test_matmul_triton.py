@@ -114,6 +114,14 @@ def shipped_operands(unit: Mac, terms: int) -> tuple[Any, Any, torch.Tensor]:
     return Scaled(a, scales[0]), Scaled(b, scales[1]), c
 
 
+@pytest.mark.parametrize("order", ["sequential", "pairwise"])
+def test_fixed_point_that_wraps_keeps_its_last_places(order: str) -> None:
+    unit = mac({"order": order, "accumulator": {"format": FIXED, "overflow": "wrap"}})
+    for reach in (0, 60):
+        a, b = (x * 2.0**reach for x in (torch.arange(-10.0, 11.0).reshape(3, 7) / 8, torch.arange(14.0).reshape(7, 2)))
+        assert_equal_to_reference(a, b, unit)
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_shipped_units(name: str) -> None:
     a, b, c = shipped_operands(mac(name), UNITS[name])

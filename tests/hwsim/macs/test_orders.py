@@ -12,7 +12,7 @@ from mac_cases import bits, operands
 
 from hwsim.fields import format_record
 from hwsim.formats import Draw, FormatError
-from hwsim.macs import Scaled, bases, mac, matmul
+from hwsim.macs import Scaled, mac, matmul, shapes
 
 LARGE = pytest.mark.large
 ORDERS: tuple[Any, ...] = (
@@ -69,7 +69,7 @@ def test_rounded_products_equal_the_reference(order: str, fmt: str, rounding: An
 def test_sums_next_to_ties_equal_the_reference(
     operand: str, accumulator: str, rounding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bases, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(shapes, "WORTH_COMPILING", 0)
     place = {"format": accumulator, "rounding": rounding}
     unit = mac({"order": "sequential", "operands": operand, "accumulator": place})
     fmt = format_record(operand)
@@ -92,6 +92,18 @@ def test_overflow_rules_equal_the_reference(overflow: str, rounding: str) -> Non
     unit = mac({"order": "sequential", "accumulator": {"format": "fp16", "rounding": rounding, "overflow": overflow}})
     a, b = operands(4, (12, 5)), operands(6, (5, 8))
     assert torch.equal(bits(matmul(a, b, unit)), bits(matmul(a, b, unit, backend="reference")))
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
+@pytest.mark.parametrize("order", ["sequential", "pairwise", "chunked(3)"], ids=str)
+def test_wrapping_fixed_point_equals_the_reference(order: str, rounding: Any) -> None:
+    fmt = {"kind": "fixed", "bits": 12, "fraction_bits": 4}
+    unit = mac({"order": order, "accumulator": {"format": fmt, "rounding": rounding, "overflow": "wrap"}})
+    rng = torch.Generator().manual_seed(1)
+    for reach in (0, 30, 60):
+        a, b = (torch.randn(shape, generator=rng) * 2.0**reach for shape in ((3, 7), (7, 2)))
+        a, b = a.bfloat16().double(), b.bfloat16().double()
+        assert torch.equal(bits(matmul(a, b, unit)), bits(matmul(a, b, unit, backend="reference"))), reach
 
 
 @pytest.mark.parametrize(
@@ -150,7 +162,7 @@ def test_a_group_s_word_is_that_of_its_first_term_where_groups_interleave() -> N
 def test_kernels_that_round_in_the_processor_s_direction_equal_the_reference(
     rounding: str, product: str, finite: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bases, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(shapes, "WORTH_COMPILING", 0)
     for n, fmt in enumerate(["fp32", "fp16", "bf16", "fp8_e5m2", "fp8_e4m3fn"]):
         place = {"format": fmt, "rounding": rounding}
         unit = mac({"order": "sequential", "accumulator": place, "product": place if product == "rounded" else "exact"})

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from hwsim.macs import bases, mac, matmul
+from hwsim.macs import mac, matmul, shapes
 
 Whole = npt.NDArray[np.int64]
 ROUNDINGS = ("nearest_even", "nearest_away", "nearest_zero", "toward_zero", "toward_positive", "toward_negative", "to_odd")
@@ -79,8 +79,14 @@ def whole_numbers(shape: tuple[int, int], rng: np.random.Generator, bits: int, r
     [*((mode, 60) for mode in COMMON), *(pytest.param(mode, 600, marks=pytest.mark.large) for mode in ROUNDINGS)],
 )
 @pytest.mark.parametrize("order", ORDERS)
-def test_equals_rounded_whole_numbers(order: str, rounding: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bases, "WORTH_COMPILING", 0)
+@pytest.mark.parametrize("steady", [True, False])
+def test_equals_rounded_whole_numbers(
+    order: str, rounding: str, size: int, steady: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once with what the last places of the operands allow to leave out, once without."""
+    monkeypatch.setattr(shapes, "WORTH_COMPILING", 0)
+    if not steady:
+        monkeypatch.setattr(shapes, "STEADY", ())
     place: Any = {"kind": "float", "exponent_bits": 8, "mantissa_bits": BITS - 1}
     unit = mac({"order": order, "accumulator": {"format": place, "rounding": rounding}})
     rng = np.random.default_rng(size)
