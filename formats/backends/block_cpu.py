@@ -23,6 +23,7 @@ from .block_loops import MANTISSA_BITS, SMALLEST_EXPONENT
 from .cpu import CONVERTED, NO_DRAW, RECORD, WIDE, readable
 from .fast import NEAREST_SCALED, fast_loop
 from .magnitude_cpu import LIMITS, largest_magnitudes
+from .memory import empty_like
 from .nearest_loops import INFINITY
 from .refusal import refuse_nan, refuse_special
 from .threads import in_threads
@@ -48,7 +49,7 @@ def round_blocks(
     wide = torch.float64 if dtype is torch.float64 else torch.float32
     if rule.numbers.special == ERROR and not bool(x.isfinite().all()):
         refuse_special(x)
-    out, scales = torch.empty_like(source, dtype=dtype), torch.empty(where.blocks, dtype=scale_dtype)
+    out, scales = empty_like(source, dtype), torch.empty(where.blocks, dtype=scale_dtype)
     tops = _tops(source, rule.numbers, where)
     levels = _levels(source, rule.numbers, tops)
     if x.numel():

@@ -18,6 +18,7 @@ from hwsim.formats.scaled import CARRIERS, Geometry
 
 from .fast import fast_loop
 from .kernels import round_range
+from .memory import empty_like
 from .refusal import refuse_nan
 from .threads import in_threads
 from .words import BLOCK
@@ -43,7 +44,7 @@ def round_tensor(
     if not count:
         return torch.empty_like(x, dtype=dtype)
     source = (x.detach() if x.requires_grad else x).contiguous()
-    out = torch.empty_like(source, dtype=dtype)
+    out = empty_like(source, dtype)
     scales, where = ONE, Geometry(count, count)
     if scale is not None:
         scales, where = scale.detach().double().numpy().reshape(-1), geometry

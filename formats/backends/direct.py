@@ -21,6 +21,7 @@ from .cpu import NO_DRAW, ONE, kept_records
 from .fast import NEAREST_SCALED, fast_loop
 from .kernels import round_range
 from .magnitude_cpu import LIMITS, largest_magnitudes
+from .memory import empty_like
 from .refusal import refuse_nan
 from .threads import divided, in_threads
 from .words import BLOCK
@@ -57,7 +58,7 @@ class Direct:
         flat = x if x.is_contiguous() else x.mT if x.dim() > 1 else x
         if x.dtype is not torch.float32 or not x.numel() or not flat.is_contiguous():
             return None
-        out = torch.empty_like(flat)
+        out = empty_like(flat)
         given, result = flat.numpy().reshape(-1), out.numpy().reshape(-1)
         scale = ONE if self._divisor is None else np.empty(1)
         found = self._in_parts(flat, given, result, scale) if divided(given.size) else self._at_once(given, result, scale)

@@ -9,6 +9,7 @@ from math import inf, isfinite, nextafter, sqrt
 import torch
 
 from hwsim.errors import ConfigError
+from hwsim.formats.backends.memory import empty_like
 
 from .par import PAR
 
@@ -60,7 +61,7 @@ def _prox_alike(u: torch.Tensor, par: PAR, strength: float, out: torch.Tensor | 
     if plain and u.numel() >= KERNEL_SIZE:
         from .kernels import apply_table
 
-        out = torch.empty_like(u) if out is None else out
+        out = empty_like(u) if out is None else out
         apply_table(u, breakpoints(par, strength), par, out)
         return out
     columns = row_columns(par, torch.tensor([strength], dtype=torch.float64, device=u.device), u)

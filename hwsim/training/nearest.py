@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from hwsim.formats.backends.memory import empty_like
+
 from .breakpoints import KERNEL_SIZE, watched
 from .loops import Loop, at_once, flat
 
@@ -19,7 +21,7 @@ def nearest(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor | None = No
         out: where the result goes; may be u itself.
     """
     if kernels_serve(u, out):
-        out = torch.empty_like(u) if out is None else out
+        out = empty_like(u) if out is None else out
         at_once([nearest_loop(u, levels, out)])
         return out
     middles = _middles(levels)
@@ -31,7 +33,7 @@ def nearest(u: torch.Tensor, levels: torch.Tensor, out: torch.Tensor | None = No
 def cells(u: torch.Tensor, levels: torch.Tensor, slope: float, out: torch.Tensor | None = None) -> torch.Tensor:
     """clamp(c + (u - c) / slope, q, q') in the cell around each element, the PARQ map; arguments as `nearest`."""
     if kernels_serve(u, out):
-        out = torch.empty_like(u) if out is None else out
+        out = empty_like(u) if out is None else out
         at_once([cell_loop(u, levels, slope, out)])
         return out
     low, high = neighbours(u, levels)

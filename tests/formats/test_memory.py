@@ -1,0 +1,43 @@
+"""Room for large results: huge pages are asked for within the tensor, and only there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hwsim.formats.backends import memory
+
+Asked = list[tuple[int, int, int]]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """What the system is asked for."""
+    calls: Asked = []
+    monkeypatch.setattr(memory, "_advise", lambda: lambda *call: calls.append(call) or 0)
+    return calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_large_result_asks_for_huge_pages_within_itself(asked: Asked, dtype: torch.dtype) -> None:
+    x = torch.empty(memory.LARGE // 4 + 5).to(dtype)
+    out = memory.empty_like(x, torch.float32)
+    [(start, size, advice)] = asked
+    assert advice == memory.MADV_HUGEPAGE
+    assert start % memory.PAGE == size % memory.PAGE == 0
+    assert out.data_ptr() <= start < out.data_ptr() + memory.PAGE
+    assert out.nbytes - 2 * memory.PAGE < size <= out.data_ptr() + out.nbytes - start
+
+
+def test_others_ask_for_nothing(asked: Asked) -> None:
+    memory.empty_like(torch.empty(memory.LARGE // 4 - 1))
+    memory.empty_like(torch.empty(memory.LARGE // 4, device="meta"))
+    assert not asked
+
+
+@pytest.mark.parametrize("system", [None, lambda *_: -1])
+def test_a_system_without_them_gives_small_ones(system: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_advise", lambda: system)
+    x = torch.empty(4, memory.LARGE // 16).mT
+    out = memory.empty_like(x)
+    assert (out.shape, out.stride(), out.dtype) == (x.shape, x.stride(), x.dtype)
