@@ -37,6 +37,7 @@ class Measurement:
         ratios: by case. targets: the promised ones.
         comparisons: (fast case, slow case, how many times slower is promised).
         limits: the most seconds promised, by case.
+        unit: of what `seconds` holds thousands of.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Measurement:
     targets: Mapping[str, float]
     comparisons: tuple[tuple[str, str, float], ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
+    unit: str = "ms"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for machines."""
@@ -60,7 +62,7 @@ class Measurement:
     def as_text(self) -> str:
         """A line a case."""
         width = max(map(len, self.ratios))
-        lines = [self.title, f"ratio to {self.reference} ({self.seconds * 1e3:.2f} ms)"]
+        lines = [self.title, f"ratio to {self.reference} ({self.seconds * 1e3:.2f} {self.unit})"]
         for name, ratio in self.ratios.items():
             goal = self.targets.get(name)
             verdict = "" if goal is None else f"  (at most {goal:g}: {'holds' if ratio <= goal else 'missed'})"
