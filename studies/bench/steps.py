@@ -64,11 +64,12 @@ class Measurements:
 
 
 def measure(rounds: int) -> Measurements:
-    """A training step of ResNet-18 (batch 32, 32x32) and of a GPT (4 layers of 128, batch 8 of 64 tokens), and its memory."""
+    """A training step of ResNet-18 (batch 32, 32x32) and of two GPTs, and its memory."""
     threads = f"{torch.get_num_threads()} threads"
     parts = (
         timed(f"ResNet-18 step, batch 32, 32x32, {threads}", "resnet18", {**emulated(resnet18), **peers(resnet18)}, rounds),
-        timed(f"GPT step, 4 layers of 128, batch 8 of 64 tokens, {threads}", "gpt", emulated(gpt), rounds),
+        timed(f"GPT step, 6 layers of 384, batch 2 of 256 tokens, {threads}", "gpt", emulated(character_gpt), rounds),
+        timed(f"GPT step, 4 layers of 128, batch 8 of 64 tokens, {threads}", "gpt", emulated(small_gpt), rounds),
         memory("peak memory of the ResNet-18 step", TRIMMED, TARGETS["memory"]),
         memory("the same with what glibc keeps of freed memory by default", {}, {}),
     )
@@ -106,14 +107,25 @@ def resnet18() -> Trainee:
     return _trainee(model, torch.randn(32, 3, 32, 32), torch.arange(32) % 10)
 
 
-def gpt() -> Trainee:
-    """transformers' GPT-2 of four layers, on random tokens."""
+def character_gpt() -> Trainee:
+    """The size of nanoGPT's model of characters: 6 layers of 384, 256 tokens; a batch of 2."""
+    return gpt(layers=6, heads=6, width=384, tokens=256, batch=2)
+
+
+def small_gpt() -> Trainee:
+    """About the size that nanoGPT proposes for a laptop's CPU, where Python takes a good part of the time."""
+    return gpt(layers=4, heads=4, width=128, tokens=64, batch=8)
+
+
+def gpt(*, layers: int, heads: int, width: int, tokens: int, batch: int) -> Trainee:
+    """transformers' GPT-2 on random tokens of 256 kinds."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=256, n_positions=64, n_embd=128, n_layer=4, n_head=4)
-    tokens = torch.randint(0, 256, (8, 64))
-    return _trainee(_Logits(GPT2LMHeadModel(config)), tokens, tokens.roll(-1, 1).reshape(-1))
+    kinds: dict[str, Any] = {"vocab_size": 256, "bos_token_id": 0, "eos_token_id": 0}
+    config = GPT2Config(n_positions=tokens, n_embd=width, n_layer=layers, n_head=heads, **kinds)
+    given = torch.randint(0, 256, (batch, tokens))
+    return _trainee(_Logits(GPT2LMHeadModel(config)), given, given.roll(-1, 1).reshape(-1))
 
 
 class _Logits(nn.Module):
