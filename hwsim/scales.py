@@ -64,6 +64,14 @@ def trained_scale(cast: Cast, parameter: Tensor) -> Tensor:
     return positive / cast.format.max if _scaling(cast).rule == "pact" else positive
 
 
+def first_scale(cast: Cast, x: Tensor) -> Tensor | None:
+    """The scale with which a run that keeps it casts its first tensor; None where it keeps none."""
+    if not cast.kept:
+        return None
+    scaling = _scaling(cast)
+    return trained_scale(cast, trained_start(cast, x)) if scaling.trains else delayed_start(scaling, x.device).scale
+
+
 def gradients(cast: Cast, x: Tensor, grad: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The gradient of x, and that of the scale's parameter where it has one, given that of the cast's result.
 

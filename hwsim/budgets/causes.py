@@ -14,6 +14,7 @@ from hwsim.fields import format_record
 from hwsim.formats import Block, Draw
 from hwsim.formats.operators import quantize_tensor
 from hwsim.formats.scaled import ScaleLayout
+from hwsim.scales import first_scale
 
 CAUSES = ("clipping", "underflow", "rounding", "scale")
 """In the order in which they are taken out of a cast; an accumulator's error is `accumulation`."""
@@ -26,8 +27,12 @@ def stages(cast: Cast, x: Tensor, draw: Draw, axis: int) -> tuple[Tensor, ...]:
     """A tensor after the first, the first two, ... of the causes; the last one is what the cast hands on.
 
     The scale's own rounding is what the cast does beyond one with the unrounded scale amax / the format's largest value, so that
-    values which a rounded scale clips count to the scale. Of casts with any other scale it is nothing.
+    values which a rounded scale clips count to the scale. Of casts with any other scale it is nothing. A scale that is
+    state of the run has its first value, and all is rounding.
     """
+    if cast.kept:
+        y = at_first(cast, x, draw, axis)
+        return x, x, y, y
     y = apply(cast, x, draw, axis)
     ideal = _exactly_scaled(cast, x, draw, axis)
     clipped = torch.zeros_like(x, dtype=torch.bool) if ideal is not None else _clipped(cast, x, draw, axis)
@@ -35,6 +40,11 @@ def stages(cast: Cast, x: Tensor, draw: Draw, axis: int) -> tuple[Tensor, ...]:
     after_clipping = torch.where(clipped | ~torch.isfinite(ideal), ideal, x)
     after_underflow = torch.where((ideal == 0) & (x != 0), ideal, after_clipping)
     return after_clipping, after_underflow, ideal, y
+
+
+def at_first(cast: Cast, x: Tensor, draw: Draw, axis: int) -> Tensor:
+    """A tensor after a cast whose scale is state of the run, as the run's first step has it."""
+    return apply(cast, x, draw, axis, first_scale(cast, x))
 
 
 class Stage:

@@ -20,7 +20,7 @@ from hwsim.emulator.observing import Product
 from hwsim.emulator.ports import Draws, Port
 from hwsim.emulator.records import GemmNote, node_creation_hook
 
-from .causes import CAUSES, Stage
+from .causes import CAUSES, Stage, at_first
 from .curvature import root_of_hessian
 from .places import Place
 from .twins import DRAW_STRIDE, Twin, scores
@@ -165,7 +165,7 @@ class _Probe:
         self._samples = 1
         self._draws = draws
         self._seed = seed
-        self._causes = [(cause, apply if cause == CAUSES[-1] else Stage(cause)) for cause in causes]
+        self._causes = [(cause, None if cause == CAUSES[-1] else Stage(cause)) for cause in causes]
         self._ports: dict[str, list[list[tuple[str, Port]]]] = {}
         self._errors: dict[GemmCall, list[tuple[str, int, str, Tensor]]] = defaultdict(list)
         self._nodes: dict[GemmCall, Node] = {}
@@ -265,9 +265,10 @@ class _Probe:
         """The ports that stop after each cause, for each draw."""
         if name not in self._ports:
             cast = getattr(getattr(product.site.layer.declared.gemm, product.gemm), role)
+            whole = at_first if cast.kept else apply
             self._ports[name] = [
                 [
-                    (cause, Port(cast, name, Draws(self._seed + draw * DRAW_STRIDE, 0), role != "weight", convert=stage))
+                    (cause, Port(cast, name, Draws(self._seed + draw * DRAW_STRIDE, 0), role != "weight", convert=stage or whole))
                     for cause, stage in self._causes
                 ]
                 for draw in range(self._draws[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,36 @@ def _follow_modules(stack: ExitStack, engine: Engine, mode: EmulatorMode, model:
         mark_data(args)
         mark_data(kwargs)
 
-    stack.callback(model.register_forward_pre_hook(data, with_kwargs=True).remove)
+    stack.callback(model.register_forward_pre_hook(_hook(stack, data), with_kwargs=True).remove)
+
+
+class _Hook:
+    """A hook of a module: one with copies of the module, at rest after the block, and nothing where the module is saved."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Callable[..., None] | None = None) -> None:
+        self.run = run
+
+    def __call__(self, *given: Any) -> None:
+        if self.run is not None:
+            self.run(*given)
+
+    def __deepcopy__(self, memo: object) -> _Hook:
+        return self
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
+        return _Hook, ()
+
+    def rest(self) -> None:
+        """The block has ended."""
+        self.run = None
+
+
+def _hook(stack: ExitStack, run: Callable[..., None]) -> _Hook:
+    hook = _Hook(run)
+    stack.callback(hook.rest)
+    return hook
 
 
 def _follow_module(stack: ExitStack, engine: Engine, mode: EmulatorMode, module: nn.Module, path: str) -> None:
@@ -175,10 +204,10 @@ def _follow_module(stack: ExitStack, engine: Engine, mode: EmulatorMode, module:
         _enable(*flags.pop())
 
     if isinstance(module, nn.RNNBase):
-        stack.callback(module.register_forward_pre_hook(open_kernels).remove)
-        stack.callback(module.register_forward_hook(close_kernels, always_call=True).remove)
-    stack.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
-    stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+        stack.callback(module.register_forward_pre_hook(_hook(stack, open_kernels)).remove)
+        stack.callback(module.register_forward_hook(_hook(stack, close_kernels), always_call=True).remove)
+    stack.callback(module.register_forward_pre_hook(_hook(stack, enter), prepend=True).remove)
+    stack.callback(module.register_forward_hook(_hook(stack, leave), always_call=True).remove)
 
 
 def _enable(*enabled: bool) -> None:

@@ -85,6 +85,7 @@ def placed_forward(engine: Engine, op: str, left: Tensor, right: Tensor, phase: 
     if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
         region = engine.clock.region(phase)
         made = GemmNote(site, call, region, storage_id(left), storage_id(right), left_role, right_role)
+        made.rows, made.columns = left.shape[-2] if left.dim() > 1 else 1, right.shape[-1] if right.dim() > 1 else 1
         made.operands = _remembered(site, left_role, left), _remembered(site, right_role, right)
         engine.records.put(made)
     return Place(site, "output", call, left_role, right_role)
@@ -106,7 +107,7 @@ def placed_backward(engine: Engine, op: str, left: Tensor, right: Tensor) -> Pla
     if left_is_gradient and b in (Role.GRAD, Role.CONST):
         left_is_gradient = storage_id(left) not in (found.left, found.right)
     kept_tensor, kept_role = (right, b) if left_is_gradient else (left, a)
-    kept_left = _is_left(found, storage_id(kept_tensor), kept_role)
+    kept_left = _is_left(found, storage_id(kept_tensor), kept_role, left_is_gradient, left.shape[-1])
     kept, target = (found.left_role, found.right_role) if kept_left else (found.right_role, found.left_role)
     gemm = "grad_weight" if target == "weight" else "grad_input"
     place = _backward_place(found.site, gemm, found.call, kept, left_is_gradient, target=int(kept_left))
@@ -159,13 +160,19 @@ def _is_flipped(place: Place) -> bool:
     return place.target is not None and (place.left == "grad_output") is (place.target == 1)
 
 
-def _is_left(found: GemmNote, kept: int, role: Role) -> bool:
-    """Whether the operand that a backward GEMM kept is the forward GEMM's left one: by storage, else (recomputed) by role."""
+def _is_left(found: GemmNote, kept: int, role: Role, after_gradient: bool, contracted: int) -> bool:
+    """Whether the operand that a backward GEMM kept is the forward GEMM's left one.
+
+    By storage, else (recomputed, or saved elsewhere) by role. Two alike are told apart by what is summed over, the columns with
+    the right one and the rows with the left one, and by order: the gradient comes first with the right one.
+    """
     if kept == found.left and kept != found.right:
         return True
     if kept == found.right and kept != found.left:
         return False
-    return found.left_role == ("weight" if role is Role.WEIGHT else "input")
+    if found.left_role != found.right_role:
+        return found.left_role == ("weight" if role is Role.WEIGHT else "input")
+    return contracted == found.rows if found.rows != found.columns else not after_gradient
 
 
 def _roles(engine: Engine, a: Origin, b: Origin, phase: Phase) -> tuple[Operand, Operand]:

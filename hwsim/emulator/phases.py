@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from enum import Enum
+from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch.autograd.graph import Node
 
 from hwsim.errors import ConfigError
 
 from .calls import FIRST_EVALUATION, Calls, Region, Session
 from .observing import Observer
+from .origins import Stored, origin_of
 from .records import KEY, GemmNote, Note, Records, last_number, metadata
 from .sites import Layer, Sites
 
@@ -136,8 +139,16 @@ class Clockwork:
         """The layer that an operation other than a GEMM belongs to."""
         if phase is Phase.BACKWARD:
             note = self.note()
-            return note.layer if note is not None else self.sites.base
+            return note.layer if note is not None else self._adding_up()
         return self.frame(phase).layer
+
+    def _adding_up(self) -> Layer:
+        """The layer of the parameter whose gradient is added up, in a node that may be older than the block."""
+        parameter = getattr(torch._C._current_autograd_node(), "variable", None)
+        known = None if parameter is None else origin_of(parameter)
+        if isinstance(known, Stored) and known.owners:
+            return self.sites.layer(known.owners[0].rpartition(".")[0])
+        return self.sites.base
 
     def region(self, phase: Phase) -> Region | None:
         """The checkpointed region that the forward pass is in.
@@ -211,9 +222,14 @@ class Clockwork:
     def _is_recomputation(self, node: Node) -> bool:
         return (
             isinstance(node, torch.autograd.function.BackwardCFunction)
-            or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+            or _is_checkpoint(torch._C._autograd._top_saved_tensors_default_hooks(True))
             or bool(self.frames and self.frames[-1].task == graph_task())
         )
+
+
+def _is_checkpoint(hooks: tuple[Callable[..., Any], Callable[..., Any]] | None) -> bool:
+    """Whether the hooks that pack and unpack saved tensors are those of a checkpoint's recomputation."""
+    return hooks is not None and hooks[0].__module__ == torch.utils.checkpoint.__name__
 
 
 graph_task: Callable[[], int] = torch._C._current_graph_task_id

@@ -31,10 +31,11 @@ class Note:
 class GemmNote(Note):
     """The forward GEMM that made a node: its site, call number, and each operand's storage and role.
 
-    `operands` are the left and right operands themselves where the gradient through their casts depends on them.
+    `rows` and `columns` are those of its result. `operands` are the left and right operands themselves where the gradient through
+    their casts depends on them.
     """
 
-    __slots__ = ("call", "left", "left_role", "operands", "right", "right_role", "site")
+    __slots__ = ("call", "columns", "left", "left_role", "operands", "right", "right_role", "rows", "site")
 
     def __init__(
         self, site: Site, call: int, region: Region | None, left: int, right: int, left_role: Operand, right_role: Operand
@@ -44,6 +45,7 @@ class GemmNote(Note):
         self.call = call
         self.left, self.right = left, right
         self.left_role, self.right_role = left_role, right_role
+        self.rows = self.columns = 0
         self.operands: tuple[Tensor | None, Tensor | None] = (None, None)
 
 

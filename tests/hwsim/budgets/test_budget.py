@@ -10,12 +10,33 @@ import scipy.stats
 import torch
 from budget_cases import LR, all_operands, trained
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import hwsim
 from hwsim import ConfigError
 from hwsim.budgets import Budget, spearman
 from hwsim.casting import apply
 from hwsim.datapaths import datapath
+
+
+class Attentive(nn.Module):
+    """Attention over embedded tokens, its products of activations recomputed or not."""
+
+    def __init__(self, checkpointed: bool) -> None:
+        super().__init__()
+        self.embedding, self.qkv, self.head = nn.Embedding(11, 8), nn.Linear(8, 24), nn.Linear(8, 11)
+        self.checkpointed = checkpointed
+
+    def attended(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return torch.softmax(q @ k.mT, -1) @ v
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        attended = checkpoint(self.attended, x, use_reentrant=False) if self.checkpointed else self.attended(x)
+        result: Tensor = self.head(attended)
+        return result
+
 
 INT4 = {"format": "int4", "scaling": "absmax"}
 
@@ -366,3 +387,59 @@ def test_the_prediction_casts_the_gradients_of_the_scaled_loss(linear: tuple[nn.
         row = hwsim.budget(model, small, batch, declared, optimizer=optimizer).places[0]
         assert row.measured != 0
         assert row.predicted == pytest.approx(row.measured, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "scaling", [{"rule": "delayed", "window": 4}, {"rule": "learned"}, {"rule": "pact"}], ids=lambda s: s["rule"]
+)
+def test_a_scale_that_a_run_keeps_is_predicted_as_its_first_step_has_it(linear: Any, scaling: dict[str, Any]) -> None:
+    model, (x, y) = linear
+    machine = one("output", "input", {"format": "int4", "scaling": scaling})
+    for causes in (True, False):
+        row = rows_of(hwsim.budget(model, squared, (x.abs(), y), machine, samples=400, causes=causes), "output", "input")[0]
+        assert row.measured != 0
+        assert row.predicted == pytest.approx(row.measured, rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["fp8_delayed", "w4a4_lsq", "w4a4_pact"])
+def test_recipes_whose_scales_are_state_have_a_budget(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    machine = datapath(name).model_copy(update={"first": None, "last": None})
+    found = hwsim.budget(model, squared, (torch.randn(8, 5), torch.randn(8, 3)), machine, groups=False)
+    assert found.places
+    assert all(math.isfinite(row.measured) and math.isfinite(row.predicted) for row in found.places if row.role != "accumulator")
+
+
+def test_targets_that_the_loss_ignores_have_no_curvature() -> None:
+    torch.manual_seed(0)
+    model, x, targets = (
+        nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 5)),
+        torch.randn(6, 7, 8),
+        torch.randint(5, (6, 7)),
+    )
+    targets[:, 4:] = targets[0] = -100
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs.reshape(-1, 5), targets.reshape(-1))
+
+    for row in hwsim.budget(model, loss, (x, targets), one("output", "weight"), samples=200, causes=False, groups=False).places:
+        assert row.predicted == pytest.approx(row.measured, rel=0.05)
+
+
+def test_checkpointing_changes_no_prediction() -> None:
+    ids = torch.arange(12).view(2, 6) % 11
+    cast = {"format": "fp8_e4m3fn", "scaling": "absmax"}
+    machine = {"name": "m", "gemm": {"all": dict.fromkeys(("input", "weight", "grad_output"), cast)}}
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs.reshape(-1, 11), targets.reshape(-1))
+
+    found = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = Attentive(checkpointed)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        budget = hwsim.budget(model, loss, (ids, ids), machine, optimizer=optimizer, samples=2, causes=False, groups=False)
+        found.append({(row.site, row.gemm, row.role): row.predicted for row in budget.places})
+    assert found[1] == pytest.approx(found[0])
