@@ -44,6 +44,11 @@ class Grid:
     uniform: bool = False
 
     @property
+    def last_exponent(self) -> int:
+        """The exponent of the power of two of which all values are multiples."""
+        return self.min_exponent - self.mantissa_bits
+
+    @property
     def smallest_exponent(self) -> int:
         """The exponent of the smallest positive value's ulp."""
         return self.min_exponent - self.mantissa_bits if self.subnormals else self.min_exponent

@@ -18,7 +18,8 @@ from .late import joined_late
 from .operands import Array, Port
 from .orders import Alignment
 from .record import Mac
-from .shapes import shape_of
+from .shapes import places_of, shape_of, wraps_within
+from .spans import span
 from .sums import EXACT, double, sequential, stochastic, tree
 from .words import Stream
 
@@ -48,8 +49,14 @@ def base_of(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream) -> Base:
     return _Sum(a, b, c, mac, s)
 
 
-def needs_reference(a: Port, b: Port, mac: Mac) -> bool:
-    """Whether no kernel is exact: trees of float64 sums, and aligned products that float64 does not hold."""
+def needs_reference(a: Port, b: Port, c: Array | None, mac: Mac) -> bool:
+    """Whether no kernel is exact: trees of float64 sums, aligned products that float64 does not hold, and sums that wrap from
+    beyond what it holds."""
+    if any(place.projection.overflow == "wrap" for place in places_of(mac)):
+        x, y = Port(scaled(a, mac, 1), None, a.format), Port(scaled(b, mac, 0), None, b.format)
+        values = [z for z in (x.values, y.values, c) if z is not None]
+        if not wraps_within(list(map(span, values)), mac, a.values.shape[1]) and integers.Integers.of(x, y, c, mac) is None:
+            return True
     narrow = a.fits_lanes(mac) and b.fits_lanes(mac)
     if mac.fused is not None:
         return mac.fused.fraction_bits != "exact" and not narrow

@@ -43,14 +43,18 @@ DIRECTIONS = {
     STOCHASTIC_A: TOWARD_ZERO,
 }  # fmt: skip
 KNOWN = platform.machine().lower() in ("x86_64", "amd64", "aarch64", "arm64")
+LEAST_DIGITS = 2
+"""Mantissa bits with which an infinite sum still has an inverse unit in the last place that is no zero."""
 INTEGER = 0x433 << FRACTION_BITS
 """The bits of 2^52: with an integer in their fraction, those of 2^52 plus the integer."""
 
 
 def direction_of(place: Rounded, flush: bool) -> int:
     """The direction in which the processor does the rounding of a place; NEAREST where it does not."""
-    mode = mode_of(place.rounding)
+    mode, grid = mode_of(place.rounding), place.format.grid
     if not KNOWN or mode not in DIRECTIONS or edges(place, flush).span > 0.0:
+        return NEAREST
+    if not grid.subnormals or grid.mantissa_bits < LEAST_DIGITS:
         return NEAREST
     return NEAREST if mode == DOWN and not sided(place, flush) else DIRECTIONS[mode]
 

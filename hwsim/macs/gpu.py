@@ -25,6 +25,8 @@ from .lanes import EXPONENT_MASK, FRACTION_BITS, Edges, edges, lanes_hold
 from .operands import LANE_DIGITS, SMALLEST_NORMAL_EXPONENT, scale_digits
 from .orders import Alignment
 from .record import Level, Mac, Rounded
+from .shapes import places_of, wraps_within
+from .spans import span
 from .words import Stream
 
 BLOCK, DIGITS_BLOCK = 16, 4
@@ -70,6 +72,9 @@ def check_unit(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tens
 
 def _refusals(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tensor]) -> Iterator[tuple[str, Any, str]]:
     """What the kernels of float64 blocks cannot hold, where those of digits do not sum in the unit's order."""
+    wraps = any(place.projection.overflow == "wrap" for place in places_of(mac))
+    if wraps and not wraps_within([span(x.double().cpu().numpy()) for x in values], mac, values[0].shape[-1]):
+        yield "overflow", "wrap", "operands whose sums float64 holds to their last place"
     if sums_digits(mac, formats, values):
         return
     places = {"accumulator": mac.accumulator, "product": mac.product, "promote": mac.promote}

@@ -219,7 +219,7 @@ def round_plain(s: float, at: Edges, mode: int, word: int) -> float:
 
 @njit(forceinline=True)
 def round_steady(s: float, cut: int, at: Edges, mode: int) -> float:
-    """The same in whole numbers, by a mode of STEADY, where s cannot overflow and is a multiple of the smallest subnormal.
+    """The same in whole numbers, by a mode of STEADY, where nothing below the normal values has to be cut; without bounds.
 
     `cut` is -1 where the exact value lies beyond s, by less than its last place, else 0.
     """

@@ -98,7 +98,7 @@ def _each(p: Port, batch: torch.Size) -> list[Port]:
 
 
 def _sum(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream, draw: Draw, first: int, backend: str) -> Array:
-    if backend == "reference" or needs_reference(a, b, mac):
+    if backend == "reference" or needs_reference(a, b, c, mac):
         return _by_reference(a, b, c, mac, draw, first, s.outputs)
     return cpu.matmul(a, b, c, mac, s, first)
 

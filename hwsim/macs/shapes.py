@@ -8,22 +8,23 @@ from hwsim.formats import Float
 from hwsim.formats.base import round_log2
 
 from .directions import KNOWN, NEAREST, TOWARD_ZERO, direction_of, sided
-from .lanes import AT_RUN_TIME, DOWN, EVEN, STEADY, compiled_mode, edges, mode_of, plain
-from .operands import Array, Port
+from .lanes import AT_RUN_TIME, AWAY, DOWN, EVEN, STEADY, TRUNCATE, ZERO, compiled_mode, edges, mode_of, plain
+from .operands import Array, Port, first_foreign
 from .record import Mac, Rounded
 from .spans import NOTHING, Span, span
 from .sums import EXACT, Shape
 
 LANE_BITS, INNOCUOUS_BITS = 53, 48
 WORTH_COMPILING = 1 << 22
-"""Multiply-accumulates from which on a rounding that is rare gets a kernel of its own, and operands are searched for extremes."""
+"""Multiply-accumulates from which on a rounding that is rare gets a kernel of its own, and `steady` sums are looked for."""
 
 
 def shape_of(a: Port, b: Port, c: Array | None, mac: Mac) -> Shape:
     """What to compile: a kernel for this rounding where the sum is long enough to be worth it, else one that looks it up."""
     accumulator, product, flush = mac.accumulator, mac.product, mac.flush_results
     long = a.values.size * b.values.shape[1] >= WORTH_COMPILING
-    even = mode_of(accumulator.rounding) == EVEN and _single(a, b, mac)
+    single = _single(a, b, c, mac)
+    even = mode_of(accumulator.rounding) == EVEN and single
     direction = NEAREST if even else direction_of(accumulator, flush)
     spans = [span(x) for x in (a.values, b.values, c) if x is not None] if long or direction != NEAREST else []
     finite = bool(spans) and all(found.finite for found in spans) and _products_fit(spans, mac)
@@ -38,7 +39,7 @@ def shape_of(a: Port, b: Port, c: Array | None, mac: Mac) -> Shape:
         return Shape(mode, product_mode, is_plain, product_plain, True, direction, _clamps(accumulator, flush))
     product_mode = EXACT if product == "exact" else compiled_mode(product.rounding)
     product_plain = product != "exact" and plain(product, flush)
-    return Shape(compiled_mode(accumulator.rounding), product_mode, plain(accumulator, flush), product_plain, _single(a, b, mac))
+    return Shape(compiled_mode(accumulator.rounding), product_mode, plain(accumulator, flush), product_plain, single)
 
 
 def _clamps(place: Rounded, flush: bool) -> bool:
@@ -58,7 +59,8 @@ def _steady(a: Port, spans: list[Span], mac: Mac, direction: int) -> Shape | Non
     Sums are multiples of the last place of all addends, which is at least that of the elements' products and that of a rounded
     product's format. Rounding to nearest or toward zero changes a value of the accumulator plus an addend by no more than the
     addend; rounding to odd does so by one unit in the last place at most, and again only after the sum has grown by an exact one.
-    So sums stay below twice all addends and one unit, and a rounded product below twice the product.
+    So sums stay below twice all addends and one unit. A product stays below twice itself where no subnormal is cut, and where it
+    is rounded to nearest or toward zero.
     """
     flush, accumulator, product = mac.flush_results, mac.accumulator, mac.product
     step, of_c = spans[0].step * spans[1].step, [*spans[2:], NOTHING][0]
@@ -66,13 +68,14 @@ def _steady(a: Port, spans: list[Span], mac: Mac, direction: int) -> Shape | Non
     if product != "exact":
         product_mode, product_steady = mode_of(product.rounding), _cuts_no_subnormal(product, step, flush)
         product_plain = not product_steady and (plain if direction == NEAREST else sided)(product, flush)
-        step = max(step, 2.0**product.format.grid.smallest_exponent)
+        step = max(step, 2.0**product.format.grid.last_exponent)
         if not product_steady and direction not in (NEAREST, direction_of(product, flush)):
             return None
     if not _cuts_no_subnormal(accumulator, min(step, of_c.step), flush):
         return None
     addends = np.abs(a.values).sum(1).max(initial=0.0) * spans[1].largest + of_c.largest
-    bounded = bool(8.0 * addends < accumulator.format.grid.max_value)
+    twice = product_steady or product_mode in (EXACT, EVEN, AWAY, ZERO, TRUNCATE)
+    bounded = bool(twice and 8.0 * addends < accumulator.format.grid.max_value)
     clamps = not bounded and _clamps(accumulator, flush)
     return Shape(mode, product_mode, False, product_plain, True, direction, clamps, True, product_steady, bounded)
 
@@ -80,7 +83,7 @@ def _steady(a: Port, spans: list[Span], mac: Mac, direction: int) -> Shape | Non
 def _cuts_no_subnormal(place: Rounded, step: float, flush: bool) -> bool:
     """Whether rounding multiples of `step` changes none below the normal values.
 
-    Where the format has subnormals so far down, all are values; where its values end above, only zero is such a multiple.
+    Either all are values, of a format with subnormals that far down; or none but zero lies there, for the step is a normal value.
     """
     grid = place.format.grid
     exponent = grid.smallest_exponent if grid.subnormals and not flush else grid.min_exponent
@@ -88,9 +91,10 @@ def _cuts_no_subnormal(place: Rounded, step: float, flush: bool) -> bool:
     return mode_of(place.rounding) in STEADY and signed and step >= 2.0**exponent
 
 
-def _single(a: Port, b: Port, mac: Mac) -> bool:
+def _single(a: Port, b: Port, c: Array | None, mac: Mac) -> bool:
     """Whether the sum of accumulator and product in float64, rounded to the accumulator, is the sum rounded once."""
-    return _fits(a, b, mac) or _innocuous(a, b, mac)
+    wide = c is not None and mac.c_format != mac.accumulator.format and first_foreign(c, mac.accumulator.format) is not None
+    return not wide and (_fits(a, b, mac) or _innocuous(a, b, mac))
 
 
 def _fits(a: Port, b: Port, mac: Mac) -> bool:
@@ -98,16 +102,16 @@ def _fits(a: Port, b: Port, mac: Mac) -> bool:
     accumulator = mac.accumulator.format.grid
     if mac.product != "exact":
         product = mac.product.format.grid
-        lowest, highest = product.smallest_exponent, round_log2(product.max_value)
+        lowest, highest = product.last_exponent, round_log2(product.max_value)
     elif a.format is not None and b.format is not None and mac.scales is None:
         ports = a.format.grid, b.format.grid
-        lowest = sum(grid.smallest_exponent for grid in ports)
+        lowest = sum(grid.last_exponent for grid in ports)
         highest = 1 + sum(round_log2(max(grid.max_value, -grid.min_value)) for grid in ports)
     else:
         return False
     directed = mac.accumulator.rounding.mode == "toward_negative"
     top = max(highest, round_log2(accumulator.max_value)) + 2
-    return not directed and top - min(lowest, accumulator.smallest_exponent) <= LANE_BITS
+    return not directed and top - min(lowest, accumulator.last_exponent) <= LANE_BITS
 
 
 def _innocuous(a: Port, b: Port, mac: Mac) -> bool:
@@ -122,5 +126,21 @@ def _innocuous(a: Port, b: Port, mac: Mac) -> bool:
     grid = mac.accumulator.format.grid
     digits = grid.mantissa_bits + 1
     product = a.digits + b.digits if mac.product == "exact" else mac.product.format.grid.mantissa_bits + 1
-    short = round_log2(max(grid.max_value, -grid.min_value)) - grid.smallest_exponent + 4 <= LANE_BITS
+    short = round_log2(max(grid.max_value, -grid.min_value)) - grid.last_exponent + 4 <= LANE_BITS
     return digits + product <= INNOCUOUS_BITS and (product <= digits or short)
+
+
+def places_of(mac: Mac) -> list[Rounded]:
+    """Every place that a unit rounds at."""
+    outer = [level.into for level in mac.levels(1 << 40)]
+    return [mac.accumulator, *([] if mac.product == "exact" else [mac.product]), *outer]
+
+
+def wraps_within(spans: list[Span], mac: Mac, terms: int) -> bool:
+    """Whether sums that wrap are exact before they do: float64 holds the largest of them to the last place of all addends."""
+    a, b, *others = spans
+    grids = [place.format.grid for place in places_of(mac) if place.projection.overflow == "wrap"]
+    reach = 2.0 * terms * a.largest * b.largest + sum(other.largest for other in others)
+    reach += sum(grid.max_value - grid.min_value for grid in grids)
+    last = min([a.step * b.step, *(other.step for other in others), *(2.0**grid.last_exponent for grid in grids)])
+    return bool(reach < last * 2.0 ** (LANE_BITS - 1))

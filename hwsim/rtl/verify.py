@@ -115,11 +115,12 @@ def _values(fmt: Format, codes: Codes) -> Tensor:
 
 
 def through(mac: Mac, unit: Unit, netlists: Mapping[str, Netlist], a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """c_r + a_r . b_r for rows r of (R, K), every step of it by a netlist; K a multiple of the step's terms.
+    """c_r + a_r . b_r for rows r of (R, K), every step of it by a netlist; zeros fill K up to whole steps.
 
     For units without scales and without random words.
     """
     fa, fb = unit.operands
+    a, b = (torch.nn.functional.pad(x, (0, -x.shape[1] % unit.terms)) for x in (a, b))
     ca, cb = encoded(fa, a), encoded(fb, b)
     levels = mac.levels(a.shape[1])
     rows = len(a)

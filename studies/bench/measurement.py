@@ -57,7 +57,14 @@ class Measurement:
         for name, limit in self.limits.items():
             cases[name] |= {"seconds": self._spent(name), "limit": limit}
         faster = [{"case": a, "than": b, "times": t, "target": goal} for a, b, t, goal in self._faster()]
-        return {"title": self.title, "reference": self.reference, "seconds": self.seconds, "cases": cases, "faster": faster}
+        return {
+            "title": self.title,
+            "reference": self.reference,
+            "seconds": self.seconds,
+            "unit": self.unit,
+            "cases": cases,
+            "faster": faster,
+        }
 
     def as_text(self) -> str:
         """A line a case."""

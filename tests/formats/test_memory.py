@@ -24,9 +24,9 @@ def test_a_large_result_asks_for_huge_pages_within_itself(asked: Asked, dtype: t
     out = memory.empty_like(x, torch.float32)
     [(start, size, advice)] = asked
     assert advice == memory.MADV_HUGEPAGE
-    assert start % memory.PAGE == size % memory.PAGE == 0
-    assert out.data_ptr() <= start < out.data_ptr() + memory.PAGE
-    assert out.nbytes - 2 * memory.PAGE < size <= out.data_ptr() + out.nbytes - start
+    assert start % memory.PAGESIZE == size % memory.PAGESIZE == 0
+    assert out.data_ptr() <= start < out.data_ptr() + memory.PAGESIZE
+    assert out.nbytes - 2 * memory.PAGESIZE < size <= out.data_ptr() + out.nbytes - start
 
 
 def test_others_ask_for_nothing(asked: Asked) -> None:

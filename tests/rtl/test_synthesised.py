@@ -73,6 +73,7 @@ def test_recorded_gpu_outputs_come_out_of_the_netlist(recording):
         unit = lowered(declared, operands)
         netlists = {circuit.name: synthesised(circuit, timeout=3000) for circuit in unit.circuits}
     c = torch.zeros_like(data["c"]) if recording.zero_c else data["c"]
+    c = c.half().float() if recording.result == "fp16" else c  # as a register of that width holds it
     found = through(declared, unit, netlists, data["a"], data["b"], c).float()
     expected = bits(data[f"d_{recording.result}"])
     found = found.half().float() if recording.result == "fp16" else found

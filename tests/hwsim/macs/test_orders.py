@@ -100,10 +100,45 @@ def test_wrapping_fixed_point_equals_the_reference(order: str, rounding: Any) ->
     fmt = {"kind": "fixed", "bits": 12, "fraction_bits": 4}
     unit = mac({"order": order, "accumulator": {"format": fmt, "rounding": rounding, "overflow": "wrap"}})
     rng = torch.Generator().manual_seed(1)
-    for reach in (0, 30, 60):
-        a, b = (torch.randn(shape, generator=rng) * 2.0**reach for shape in ((3, 7), (7, 2)))
-        a, b = a.bfloat16().double(), b.bfloat16().double()
+    for reach in (0, 20, 27, 60):
+        a, b = (torch.randn(shape, generator=rng).bfloat16().double() for shape in ((3, 7), (7, 2)))
+        a[:, ::2], b[::2] = a[:, ::2] * 2.0**reach, b[::2] * 2.0**reach
         assert torch.equal(bits(matmul(a, b, unit)), bits(matmul(a, b, unit, backend="reference"))), reach
+
+
+@pytest.mark.parametrize(
+    ("rounding", "long"), [*((mode, False) for mode in ROUNDINGS), ("nearest_even", True), ("toward_zero", True)], ids=str
+)
+def test_formats_without_subnormals_or_with_one_fraction_bit_equal_the_reference(
+    rounding: Any, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shapes, "WORTH_COMPILING", 0 if long else shapes.WORTH_COMPILING)
+    bare = {"kind": "float", "exponent_bits": 5, "mantissa_bits": 10, "subnormals": False}
+    for fmt in (bare, {"kind": "float", "exponent_bits": 5, "mantissa_bits": 1}):
+        place = {"format": fmt, "rounding": rounding}
+        for product in ("exact", place):
+            unit = mac({"order": "sequential", "product": product, "accumulator": place})
+            a = torch.tensor([[1.5 * 2.0**-7, -(2.0**-7), (1 + 2.0**-20) * 2.0**-9], [300.0, 2.0**-20, 1.0]], dtype=torch.float64)
+            b = torch.tensor([[2.0**-7, 400.0], [2.0**-7, 2.0**-7], [(1 + 2.0**-20) * 2.0**-9, -1.5]], dtype=torch.float64)
+            assert torch.equal(bits(matmul(a, b, unit)), bits(matmul(a, b, unit, backend="reference"))), (fmt, product)
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize(("fmt", "c"), [("fp16", 2.0**-11 + 2.0**-56), ("fp32", 2.0**-24 + 2.0**-76)])
+def test_a_start_that_is_wider_than_the_sum_is_rounded_once_with_the_first_product(
+    fmt: str, c: float, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shapes, "WORTH_COMPILING", 0 if long else shapes.WORTH_COMPILING)
+    unit = mac(
+        {
+            "order": "sequential",
+            "operands": "fp8_e4m3fn",
+            "accumulator": {"format": fmt},
+            "c": {"enters": "first", "format": "fp64"},
+        }
+    )
+    one, start = torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), c, dtype=torch.float64)
+    assert torch.equal(bits(matmul(one, one, unit, start)), bits(matmul(one, one, unit, start, backend="reference")))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from hwsim.macs.sums import Shape
 
 LARGE = pytest.mark.large
 E2M2 = Float(2, 2)
+NO_SUBNORMALS = {"kind": "float", "exponent_bits": 5, "mantissa_bits": 10, "subnormals": False}
 FEW = ("nearest_even", "to_odd")
 MODES = (*FEW, *(pytest.param(mode, marks=LARGE) for mode in ("nearest_away", "nearest_zero", "toward_zero")))
 
@@ -111,7 +112,20 @@ def test_sums_with_and_without_overflow_equal_the_reference(fmt: Any, overflow: 
         ({"product": {"format": "fp16"}}, 200.0, 200.0, 0.0, False, False, False),
         ({"product": {"format": "fp16"}}, 2.0**-13, 2.0**-12, 0.0, True, False, True),
         ({"product": {"format": "bf16"}}, 2.0**-13, 2.0**-12, 0.0, False, False, False),
-        ({"product": {"format": "fp16", "rounding": "toward_positive"}}, 1.0, 1.0, 0.0, True, False, True),
+        ({"product": {"format": "fp16", "rounding": "toward_positive"}}, 1.0, 1.0, 0.0, True, False, False),
+        ({"product": {"format": "fp16", "rounding": "to_odd"}}, 1.0, 1.0, 0.0, True, True, True),
+        ({"product": {"format": "fp16", "rounding": "to_odd"}}, 2.0**-20, 2.0**-20, 0.0, True, False, False),
+        ({"product": {"format": NO_SUBNORMALS}}, 2.0**-7, 2.0**-7, 0.0, True, True, True),
+        ({"product": {"format": NO_SUBNORMALS}}, 1.5 * 2.0**-8, 2.0**-7, 0.0, True, False, True),
+        (
+            {"accumulator": {"format": NO_SUBNORMALS}, "product": {"format": NO_SUBNORMALS}},
+            1.5 * 2.0**-8,
+            2.0**-7,
+            0.0,
+            False,
+            False,
+            False,
+        ),
     ],
 )
 def test_what_is_steady_is_found_from_the_operands(
@@ -138,3 +152,16 @@ def test_a_span_is_the_last_place_and_the_largest_magnitude() -> None:
     assert span(np.array([1.0 + 2.0**-52])).step == 2.0**-52
     assert not span(np.array([1.0, math.nan])).finite
     assert not span(np.array([1.0, -math.inf])).finite
+
+
+def test_products_that_are_rounded_up_from_nothing_may_overflow_their_sum() -> None:
+    product = {"format": {"kind": "float", "exponent_bits": 4, "mantissa_bits": 3, "bias": -8}, "rounding": "to_odd"}
+    unit = mac(
+        {
+            "order": "sequential",
+            "product": product,
+            "accumulator": {"format": {"kind": "float", "exponent_bits": 4, "mantissa_bits": 3}},
+        }
+    )
+    a = torch.full((1, 8), 2.0**-10, dtype=torch.float64)
+    assert matmul(a, a.mT, unit).item() == matmul(a, a.mT, unit, backend="reference").item() == math.inf
