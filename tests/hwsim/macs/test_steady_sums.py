@@ -66,18 +66,18 @@ def test_one_step_is_right_for_all_triples_of_a_five_bit_float(mode: str, reach:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("product", ["exact", "rounded"])
+@pytest.mark.parametrize("product", ["exact", pytest.param("rounded", marks=LARGE)])
 @pytest.mark.parametrize(
     ("fmt", "overflow", "reach"),
     [
         ("fp32", "infinity", 40),
-        ("bf16", "infinity", 40),
+        pytest.param("bf16", "infinity", 40, marks=LARGE),
         ("fp16", "infinity", 7),
-        ("fp16", "saturate", 7),
+        pytest.param("fp16", "saturate", 7, marks=LARGE),
         ("fp16", "always_infinity", 7),
-        ("fp16", "infinity", 3),
+        pytest.param("fp16", "infinity", 3, marks=LARGE),
         ("fp8_e4m3fn", "nan", 2),
-        ({"kind": "fixed", "bits": 12, "fraction_bits": 4}, "wrap", 2),
+        pytest.param({"kind": "fixed", "bits": 12, "fraction_bits": 4}, "wrap", 2, marks=LARGE),
     ],
     ids=str,
 )
