@@ -1,9 +1,13 @@
 """Recomputation draws the random words of the forward pass again."""
 
+from contextlib import nullcontext
+from typing import Any
+
 import pytest
 import torch
 from emulator_cases import Block, Transformer, input_of, loss_of, same, tensors_of
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
 from hwsim.emulator import emulate
@@ -116,9 +120,10 @@ def test_a_recomputed_forward_pass_is_the_forward_pass_with_a_stochastic_vector_
     assert torch.equal(seen[2], seen[3])
 
 
-def test_gradients_of_gradients_are_refused() -> None:
+@pytest.mark.parametrize("saving", [nullcontext, save_on_cpu])
+def test_gradients_of_gradients_are_refused(saving: Any) -> None:
     model = nn.Linear(3, 3)
-    with emulate(model, "fp32"), pytest.raises(ConfigError, match="create_graph"):
+    with emulate(model, "fp32"), saving(), pytest.raises(ConfigError, match="create_graph"):
         torch.autograd.grad(model(torch.ones(2, 3)).square().sum(), model.weight, create_graph=True)
 
 

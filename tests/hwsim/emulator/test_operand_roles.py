@@ -162,11 +162,16 @@ def test_a_weight_whose_storage_the_program_replaces_stays_a_weight_in_its_forma
     assert gemms == {(gemm, role) for gemm, roles in LINEAR.items() for role in roles}
 
 
-@pytest.mark.large
-def test_a_compiled_model_runs_eagerly_with_the_same_roles_and_bits() -> None:
+@pytest.mark.parametrize("before", [True, pytest.param(False, marks=pytest.mark.large)])
+def test_a_compiled_model_runs_eagerly_with_the_same_roles_and_bits(before: bool) -> None:
+    """Whether it has run, compiled, `before` the block or not."""
     model, x = model_of("mlp"), input_of("mlp")
+    compiled = torch.compile(model, backend="aot_eager") if before else torch.compile(model)
+    if before:
+        loss_of(compiled(x)).backward()
+        model.zero_grad()
     results = []
-    for run in (model, torch.compile(model)):
+    for run in (model, compiled):
         with emulate(model, "bf16") as machine:
             y = run(x)
             loss_of(y).backward()

@@ -117,27 +117,6 @@ def test_what_runs_after_the_backward_pass_is_on_the_vector_unit() -> None:
     assert {row.phase for row in machine.audit() if row.op == "div"} == {"callback"}
 
 
-@pytest.mark.parametrize("saving", [nullcontext, torch.autograd.graph.save_on_cpu])
-def test_gradients_of_gradients_are_refused_wherever_tensors_are_saved(saving: Any) -> None:
-    model = nn.Linear(3, 3)
-    with emulate(model, "fp32"), saving(), pytest.raises(ConfigError, match="create_graph"):
-        torch.autograd.grad(model(torch.ones(2, 3)).square().sum(), model.weight, create_graph=True)
-
-
-def test_a_model_that_was_compiled_before_runs_eagerly_with_the_same_bits() -> None:
-    model, x = model_of("mlp"), input_of("mlp")
-    compiled = torch.compile(model, backend="aot_eager")
-    loss_of(compiled(x)).backward()
-    results = []
-    for run in (model, compiled):
-        model.zero_grad()
-        with emulate(model, "bf16") as machine:
-            y = run(x)
-            loss_of(y).backward()
-        results.append((y.tolist(), [(row.site, row.gemm, row.role, row.cast) for row in machine.audit() if row.gemm]))
-    assert results[0] == results[1]
-
-
 def test_a_copy_of_the_model_keeps_roles_and_sites_in_the_block_and_nothing_after_it() -> None:
     model, x = nn.Sequential(nn.Linear(8, 8), nn.LSTM(8, 4)), input_of("mlp")
     with emulate(model, "bf16") as machine, torch.no_grad():
