@@ -47,7 +47,7 @@ def work(
 
 @lru_cache(maxsize=256)
 def _tables(rule: LevelRule, record: np.dtype[Any], dtype: torch.dtype) -> tuple[Any, Tables, Any, Any]:
-    """The records; outcomes and keys; outcomes, edges and None for float32, and with room for the quotients of scaled float32."""
+    """The records; outcomes and keys; what the loop on finite numbers takes for float32, and for scaled float32."""
     numbers, found = rule.numbers, steps(rule.format, rule.numbers.mode)
     records = np.array([tuple(numbers), tuple(lower(CARRIERS[dtype], Projection(overflow="infinity")))], dtype=record)
     table = padded(rule.format, numbers.mode)
@@ -57,7 +57,9 @@ def _tables(rule: LevelRule, record: np.dtype[Any], dtype: torch.dtype) -> tuple
     room = -(-count // GROUP) * GROUP if count <= FEW else len(table[1])
     outcomes = np.append(found.values, np.full(room + 1 - len(found.values), found.values[-1])).astype(np.float32)
     plain = outcomes, _filled(_float32_edges(found), room), None
-    return records, table, plain, (outcomes, _filled(found.closed, room), True) if _short(found) else None
+    wide = not _short(found)
+    divided = None if wide and count <= FEW else (outcomes, _filled(found.closed, room), wide)
+    return records, table, plain, divided
 
 
 def _filled(edges: Array, room: int) -> Array:

@@ -211,8 +211,21 @@ def many(x: Any, out: Any, values: Any, edges: Any, places: Any) -> None:
 
 
 @inlined
-def quick(x: Any, out: Any, scale: Any, stride: Any, rescale: Any, values: Any, edges: Any, quotients: Any, places: Any) -> Any:
-    """Levels of finite float32 numbers by edges in their own type or, scaled, in float64. Returns whether all were finite."""
+def doubtful(x: Any, edges: Any, places: Any) -> Any:
+    """Whether a number that has been found its place is next to an edge of it, where the quotient that it stands for may be."""
+    bits, marks, found = x.view(np.int64), edges.view(np.int64), False
+    for i in range(x.size):
+        below = bits[i] - marks[max(places[i] - 1, 0)] + 1
+        above = bits[i] - marks[min(places[i], edges.size - 1)] + 1
+        found |= (np.uint64(below) <= 2) | (np.uint64(above) <= 2)
+    return found
+
+
+@inlined
+def quick(
+    x: Any, out: Any, scale: Any, stride: Any, rescale: Any, values: Any, edges: Any, wide: Any, quotients: Any, places: Any
+) -> Any:
+    """Levels of finite float32 numbers by edges in their own type or, scaled, in float64. Returns whether all are sure."""
     n = x.size
     if quotients is None:
         bits, largest = x.view(np.int32), np.int32(0)
@@ -233,6 +246,8 @@ def quick(x: Any, out: Any, scale: Any, stride: Any, rescale: Any, values: Any, 
         few(near, out, values, edges)
     else:
         many(near, out, values, edges, places)
+        if wide and doubtful(near, edges, places[:n]):
+            return False
     if rescale:
         for i in range(n):
             out[i] = np.float32(np.float64(out[i]) * scale[stride * i])
@@ -265,8 +280,8 @@ def _entry(version: int) -> Any:
             draw: the numbers of a Draw.
             rules: the records of the LevelRule's numbers and the carrier's Rule.
             table: the outcomes and the keys of their edges.
-            loop: for the loop on finite float32 outcomes, edges, and room for quotients (None where nothing is scaled); or
-                None, which compiles to none.
+            loop: for the loop on finite float32 outcomes, edges, and whether these have digits that a quotient in float64 may
+                miss (None where nothing is scaled); or None, which compiles to none.
         """
         row, length, stride, period, blocks, size, step = geometry
         rule, carrier = rules[0], rules[1]
@@ -288,7 +303,7 @@ def _entry(version: int) -> Any:
                 done = False
                 if loop is not None:
                     quotients = None if loop[2] is None else np.empty(CHUNK)
-                    done = quick(*pieces, divisors, stride, rule.rescale != 0, loop[0], loop[1], quotients, places)
+                    done = quick(*pieces, divisors, stride, rule.rescale != 0, *loop, quotients, places)
                 if not done:
                     drawn = words[skip : skip + end - low]
                     found |= general(*pieces, drawn, divisors, stride, rule, carrier, table[0], table[1], terms)

@@ -207,12 +207,27 @@ class TestRounding:
             x = torch.cat([near, near.nextafter(away), near.nextafter(-away), near.new_tensor([[INF, 5e-324]]).expand(7, 2)], 1)
             for mode in ("nearest_even", "to_odd", "stochastic(3)", "stochastic(32)"):
                 projection = Projection(Rounding.parse(mode), nan="max")
-                for rescale in (True, False):
+                for rescale, finite in product((True, False), repeat=2):
+                    columns = x[:, :-2] if finite else x
                     given = [
-                        quantize_tensor(x, fmt, projection, scale, ScaleLayout(0), Draw(seed=2), name, rescale)
+                        quantize_tensor(columns, fmt, projection, scale, ScaleLayout(0), Draw(seed=2), name, rescale)
                         for name in (backend, "reference")
                     ]
-                    assert same(*given), (mode, rescale, dtype)
+                    assert same(*given), (mode, rescale, finite, dtype)
+
+    @pytest.mark.parametrize("backend", ["torch", "numba"])
+    @pytest.mark.parametrize(
+        ("scale", "x"),
+        [(8444261.0, 4644961.0), (12846865.0, 11504806.0), (12267290.0, 11302583.0)],
+        ids=["below", "below", "above"],
+    )
+    def test_a_quotient_that_float64_takes_for_a_boundary_is_on_its_own_side(self, scale: float, x: float, backend: str) -> None:
+        fmt = Logarithmic(12, 9)
+        assert x / scale in fmt.lattice.boundaries
+        assert Fraction(x) / Fraction(scale) not in map(Fraction, fmt.lattice.boundaries)
+        numbers, divisor = torch.cat([torch.tensor([x, -x]), torch.randn(998) * scale]), torch.tensor(scale)
+        given = [quantize_tensor(numbers, fmt, scale=divisor, backend=name) for name in (backend, "reference")]
+        assert same(*given)
 
 
 class TestOperator:
