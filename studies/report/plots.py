@@ -25,7 +25,7 @@ SHOWN = 24
 """Lines at most in one plot."""
 
 
-FACETS, MOST_PANELS = 3, 12
+FACETS, MOST_PANELS = 3, 24
 """Panels in a row, and in all."""
 
 
