@@ -10,15 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.markup import escape
 from rich.table import Table
 
+from hwsim.budgets.dots import NATIVE
 from hwsim.budgets.lockstep import Divergence, first_difference
 from hwsim.catalogue import Catalogue
-from hwsim.datapaths import Datapath, datapath
+from hwsim.datapaths import datapath
 from hwsim.errors import ConfigError, not_allowed
-from hwsim.macs.trace import as_text, trace
 from hwsim.models import batches, initial_model
 
 from . import tasks
@@ -178,16 +177,11 @@ def diff(names: tuple[str, str], study: StudyFile, steps: int, seed: int) -> str
     found = first_difference(model, lambda model: make(model.parameters()), task.loss, chosen, machines[0], machines[1], seed)
     if found is None:
         return f"{names[0]} and {names[1]} agree bit for bit over {len(chosen)} steps"
-    return "\n\n".join([str(found), *_traces(found, names, machines)])
+    return "\n\n".join([str(found), *_traces(found, names)])
 
 
-def _traces(found: Divergence, names: Sequence[str], machines: Sequence[Datapath]) -> Iterator[str]:
-    for name, whole in zip(names, machines, strict=True):
-        if found.row:
-            unit = getattr(whole.layer(found.site.partition(":")[0]).gemm, found.gemm).mac
-            if unit.is_native:
-                yield f"{name}: torch's own product, whose order of summation is not defined"
-            else:
-                free = unit.model_copy(update={"operands": None, "scales": None})
-                row, column = (torch.tensor(vector, dtype=torch.float64) for vector in (found.row, found.column))
-                yield f"{name}, dequantized operands:\n{as_text(trace(row, column, free))}"
+def _traces(found: Divergence, names: Sequence[str]) -> Iterator[str]:
+    """The differing element's dot product on each machine, where a GEMM made it."""
+    if found.gemm and found.tensor == "result":
+        for name, dot, value in zip(names, found.dots, (found.a, found.b), strict=True):
+            yield f"{name}: {NATIVE if dot is None else dot.text(value)}"

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hwsim.casts import Cast
 from hwsim.datapaths import Datapath
 from hwsim.emulator import emulate
-from hwsim.emulator.observing import Factor, Product
+from hwsim.emulator.observing import Dots, Product
 from hwsim.emulator.records import GemmNote
+
+from .dots import Dot, Taken
 
 Batches = Iterable[tuple[Any, Any]]
 
 
+NUMBERED = ("vector", "update")
+"""Tensors whose operations have no name of their own: each gets the number of its occurrence in the step."""
+Key = tuple[str, str, str, torch.Size, int]
+"""Site, gemm, tensor, shape, and the number of such tensors before it in the step."""
+
+
 @dataclass(frozen=True)
 class Seen:
-    """One GEMM as a machine ran it: its operands after their casts, and what its unit gave."""
+    """A tensor as a machine handed it on, and, of a GEMM's result, how its unit made it and what cast it went through."""
 
-    site: str
-    gemm: str
-    call: int
-    tensors: dict[str, Tensor]
-    factors: tuple[Factor, Factor]
+    values: Tensor
+    made: Dots | Taken | None = None
+    cast: Cast | None = None
+
+    def kept(self) -> Seen:
+        """The same, which nothing writes any more."""
+        return replace(self, values=self.values.detach().clone(), made=self._taken)
+
+    def dot(self, element: tuple[int, ...]) -> Dot | None:
+        """The dot product behind an element, on an emulated unit."""
+        taken = self._taken
+        return None if taken is None else taken.dot(self.values, element, self.cast)
+
+    @property
+    def _taken(self) -> Taken | None:
+        return Taken.of(self.made) if isinstance(self.made, Dots) else self.made
 
 
 @dataclass(frozen=True)
@@ -37,12 +58,16 @@ class Divergence:
 
     Args:
         step: of training, from 0.
-        site, gemm: of the GEMM; `loss` or `weights` where the GEMMs agree.
-        tensor: `input`, `weight` or `grad_output` after its cast, or `result`, what the unit gave with the bias.
+        site, gemm: of the GEMM. Without a gemm the site is `MODULE:OPERATION.NUMBER` for the vector unit (`MODULE/backward` in
+            the backward pass), the parameter's or the state's name, `optimizer:OPERATION.NUMBER`, or empty for the loss.
+        tensor: of a GEMM `input`, `weight` or `grad_output` after its cast (`left` and `right` before two of one role), or
+            `result`, what it handed on, with the bias, after its cast; else `vector`, `loss`, `gradient` as the optimizer read
+            it, `update`, the kind of a state (`momentum`, `variance`, ...), or `weights`; each after its cast.
         element: its index.
         a, b: the two values.
         differing: how many elements of the tensor differ.
         row, column: the operand vectors of that dot product after their casts, where the tensor is a product of matrices.
+        dots: of a GEMM's `result`, its dot product on each machine; None where torch's own made it.
     """
 
     step: int
@@ -55,6 +80,7 @@ class Divergence:
     differing: int
     row: tuple[float, ...] = ()
     column: tuple[float, ...] = ()
+    dots: tuple[Dot | None, Dot | None] = field(default=(None, None), compare=False, repr=False)
 
     def __str__(self) -> str:
         where = " ".join(text for text in (self.site, self.gemm, self.tensor) if text)
@@ -65,21 +91,55 @@ class Divergence:
 
 
 class _Recorder:
-    """Keeps every GEMM of one step, in order."""
+    """Keeps every tensor of one step of the first machine; the second one's are compared as they come, and not kept."""
 
-    def __init__(self) -> None:
-        self.seen: list[Seen] = []
+    def __init__(self, step: int, first: _Recorder | None = None) -> None:
+        self.found: Divergence | None = None
+        self._step = step
+        self._first = first
+        self._kept: dict[Key, Seen] = {}
+        self._counts: Counter[tuple[str, str, str, torch.Size]] = Counter()
 
     def product(self, product: Product) -> None:
         """A GEMM has run."""
-        a, b = product.factors
-        ports = [product.site.port(product.gemm, factor.role) for factor in (a, b)]
-        tensors = {f"{factor.role}": factor.cast(port).clone() for factor, port in zip((a, b), ports, strict=True)}
-        tensors["result"] = product.out.clone()
-        self.seen.append(Seen(product.site.name, product.gemm, product.call, tensors, (a, b)))
+        if self.found is not None:
+            return
+        site, gemm = product.site, product.gemm
+        roles = [factor.role for factor in product.factors]
+        operands = [factor.cast(site.port(gemm, factor.role)) for factor in product.factors]
+        names: Sequence[str] = roles if roles[0] != roles[1] else [f"{side} {roles[0]}" for side in ("left", "right")]
+        for name, x in zip(names, operands, strict=True):
+            self._see(site.name, gemm, name, Seen(x))
+        if self.found is None:
+            port, out = site.port(gemm, "result"), product.out
+            self._see(site.name, gemm, "result", Seen(out, product.dots, None if port.passes(out.dtype) else port.cast))
+            if self.found is not None:
+                self.found = _with_vectors(self.found, *operands)
+
+    def tensor(self, site: str, name: str, x: Tensor) -> None:
+        """The vector unit or the optimizer unit has made a tensor."""
+        self._see(site, "", "weights" if name == "weight" else name, Seen(torch.view_as_real(x) if x.is_complex() else x))
 
     def node(self, node: Any, note: GemmNote) -> None:
         """Nodes say nothing here."""
+
+    def _see(self, site: str, gemm: str, name: str, seen: Seen) -> None:
+        if self.found is not None:
+            return
+        place = (site, gemm, name, seen.values.shape)
+        number = self._counts[place]
+        self._counts[place] += 1
+        if self._first is None:
+            self._kept[*place, number] = seen.kept()
+            return
+        # What one machine alone does (scaling the loss, a step that it drops) has nothing to be compared with.
+        known = self._first._kept.pop((*place, number), None)
+        if known is None:
+            return
+        shown = f"{site}.{number}" if name in NUMBERED else site
+        found = _in_tensor(self._step, shown, gemm, name, known.values, seen.values)
+        if found is not None:
+            self.found = replace(found, dots=(known.dot(found.element), seen.dot(found.element)))
 
 
 def first_difference(
@@ -93,16 +153,18 @@ def first_difference(
 ) -> Divergence | None:
     """Train two copies of a model in lock step, and stop at the first difference; None where they agree to the end.
 
-    Within a step the GEMMs are compared in the order in which they ran: operands after their casts, then products; then the loss
-    and the weights after the step.
+    Within a step tensors are compared in the order in which they were made: weights as the step finds them; a GEMM's operands
+    after their casts, then what it handed on; the vector unit's results; the gradients that the optimizer reads, its updates,
+    and what it stores.
     """
     models = [deepcopy(model) for _ in range(2)]
     optimizers = [make_optimizer(copy) for copy in models]
     states: list[dict[str, Any] | None] = [None, None]
     for step, (inputs, targets) in enumerate(batches):
-        losses, records = [], []
+        losses: list[Tensor] = []
+        recorder: _Recorder | None = None
         for i, (copy, optimizer, machine) in enumerate(zip(models, optimizers, (a, b), strict=True)):
-            recorder = _Recorder()
+            recorder = _Recorder(step, recorder)
             with ExitStack() as stack:
                 stack.enter_context(torch.random.fork_rng(devices=[]))
                 torch.manual_seed(seed + step)
@@ -115,20 +177,10 @@ def first_difference(
                 optimizer.step()
                 states[i] = ran.state_dict()
             losses.append(loss.detach())
-            records.append(recorder.seen)
-        found = _in_step(step, *records) or _in_tensor(step, "", "", "loss", losses[0], losses[1])
-        found = found or _in_weights(step, *models)
+        found = None if recorder is None else recorder.found
+        found = found or _in_tensor(step, "", "", "loss", losses[0], losses[1]) or _in_weights(step, *models)
         if found is not None:
             return found
-    return None
-
-
-def _in_step(step: int, a: list[Seen], b: list[Seen]) -> Divergence | None:
-    for one, other in zip(a, b, strict=True):
-        for name, x in one.tensors.items():
-            found = _in_tensor(step, one.site, one.gemm, name, x, other.tensors[name])
-            if found is not None:
-                return _with_vectors(found, one) if name == "result" else found
     return None
 
 
@@ -149,10 +201,9 @@ def _in_tensor(step: int, site: str, gemm: str, tensor: str, a: Tensor, b: Tenso
     return Divergence(step, site, gemm, tensor, element, float(a[element]), float(b[element]), int(apart.sum()))
 
 
-def _with_vectors(found: Divergence, seen: Seen) -> Divergence:
-    left, right = (seen.tensors[factor.role] for factor in seen.factors)
+def _with_vectors(found: Divergence, left: Tensor, right: Tensor) -> Divergence:
     matrices = left.dim() == right.dim() == len(found.element) and left.dim() in (2, 3) and left.shape[-1] == right.shape[-2]
-    if not matrices or seen.factors[0].role == seen.factors[1].role:
+    if not matrices:
         return found
     for index in found.element[:-2]:
         left, right = left[index], right[index]

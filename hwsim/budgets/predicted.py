@@ -192,6 +192,9 @@ class _Probe:
                 for port, _, cause, error in self._changes(product):
                     self._add(port, cause, float((error * tangent).sum()))
 
+    def tensor(self, site: str, name: str, x: Tensor) -> None:
+        """Only GEMMs have predicted sites."""
+
     def node(self, node: Node, note: GemmNote) -> None:
         """A forward GEMM's node: its gradients meet its errors."""
         if self.phase == "errors":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from hwsim.layering import Gemm, Operand
 from hwsim.macs.quantized import Scaled, epilogue, transposed
 
 from . import lowering, spatial
-from .observing import Factor, Product
+from .observing import Dots, Factor, Product
 from .opened import total
 from .origins import PLAIN, Role, note, origin_of
 from .phases import Phase
@@ -59,14 +59,18 @@ def run_convolution(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: d
         engine.records.put(GemmNote(site, place.call, region, storage_id(x), storage_id(weight), "input", "weight"))
     ports = site.ports("output", "input", "weight")
     operands = Given("input", x), Given("weight", weight)
+    seen = _watched(engine, phase)
     if ports.native:
         again = torch.is_grad_enabled() and x.requires_grad
         a, b = (_cast_once(engine, ports, i, given, geometry, place.call, again) for i, given in enumerate(operands))
         out = plan.func(a, b, None if bias is None else bias.to(a.dtype), *args[3:], **kwargs).to(x.dtype)
     else:
-        out = _emulated(ports, place, "output", operands, geometry, tuple(weight.shape))
+        out = _emulated(ports, place, "output", operands, geometry, tuple(weight.shape), seen)
         if bias is not None:
-            out = out + bias.reshape(1, -1, *[1] * (out.dim() - 2))
+            addend = bias.reshape(1, -1, *[1] * (out.dim() - 2))
+            out = out + addend
+            if seen:
+                seen[0] = replace(seen[0], addend=addend)
         out = out.to(x.dtype)
     _count(engine, plan, place, "output", "input", "weight", lowering.flops(x, weight, out, geometry))
 
@@ -74,8 +78,8 @@ def run_convolution(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: d
         product: Tensor = plan.func(x, weight, None, *args[3:], **kwargs)
         return product
 
-    _show(engine, place, ports, geometry, "output", operands, out, multiply)
     out = engine.handed_on(ports.result, out, plan, place.call)
+    _show(engine, place, ports, geometry, "output", operands, out, multiply, seen)
     engine.see(phase, plan.label, f"{site.name}/output", out, x, weight)
     note(out, PLAIN[Role.INPUT])
     return out
@@ -93,6 +97,7 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
     for_input = Given("grad_output", grad), Given("weight", weight)
     for_weight = Given("grad_output", grad), Given("input", x)
     flops = lowering.flops(x, weight, grad, geometry)
+    seen_input, seen_weight = _watched(engine, phase), _watched(engine, phase)
 
     def native(masked: list[bool], grad: Tensor, x: Tensor, weight: Tensor) -> Any:
         return plan.func(grad, x, weight, bias_sizes, *args[4:-1], masked, **kwargs)
@@ -107,9 +112,9 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             w = _cast_once(engine, to_input, 1, for_input[1], geometry, place.call)
             grads[0] = native(list(INPUT_ONLY), cast_grad, x.to(w.dtype), w)[0].to(x.dtype)
         elif mask[0]:
-            grads[0] = _emulated(to_input, place, "grad_input", for_input, geometry, tuple(x.shape)).to(x.dtype)
+            grads[0] = _emulated(to_input, place, "grad_input", for_input, geometry, tuple(x.shape), seen_input).to(x.dtype)
         if mask[1] and _is_lowered(to_weight):
-            grads[1] = _lowered(to_weight, place, for_weight, geometry, tuple(weight.shape)).to(weight.dtype)
+            grads[1] = _lowered(to_weight, place, for_weight, geometry, tuple(weight.shape), seen_weight).to(weight.dtype)
         elif mask[1] and to_weight.native:
             if cast_grad is not None and _is_same(to_input, to_weight):
                 if not to_weight.left.passes(grad.dtype):
@@ -119,11 +124,13 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             a = _cast(to_weight, 1, for_weight[1], geometry, place.call)
             grads[1] = native(list(WEIGHT_ONLY), cast_grad, a, weight)[1]
         elif mask[1]:
-            grads[1] = _emulated(to_weight, place, "grad_weight", for_weight, geometry, tuple(weight.shape)).to(weight.dtype)
+            shape = tuple(weight.shape)
+            grads[1] = _emulated(to_weight, place, "grad_weight", for_weight, geometry, shape, seen_weight).to(weight.dtype)
         if mask[2]:
             grads[2] = grad.sum([0, *range(2, grad.dim())])
     if mask[0]:
         _count(engine, plan, place, "grad_input", "grad_output", "weight", flops)
+        grads[0] = engine.handed_on(to_input.result, grads[0], plan, place.call)
         _show(
             engine,
             place,
@@ -133,13 +140,14 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             for_input,
             grads[0],
             lambda g, w: native(list(INPUT_ONLY), g, x, w)[0],
+            seen_input,
             0,
         )
-        grads[0] = engine.handed_on(to_input.result, grads[0], plan, place.call)
         engine.see(phase, plan.label, f"{site.name}/grad_input", grads[0], grad, weight)
         grads[0] = _through(site, "input", x, grads[0])
     if mask[1]:
         _count(engine, plan, place, "grad_weight", "grad_output", "input", flops)
+        grads[1] = engine.handed_on(to_weight.result, grads[1], plan, place.call)
         _show(
             engine,
             place,
@@ -149,9 +157,9 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             for_weight,
             grads[1],
             lambda g, a: native(list(WEIGHT_ONLY), g, a, weight)[1],
+            seen_weight,
             1,
         )
-        grads[1] = engine.handed_on(to_weight.result, grads[1], plan, place.call)
         engine.see(phase, plan.label, f"{site.name}/grad_weight", grads[1], grad, x)
         grads[1] = _through(site, "weight", weight, grads[1])
     if mask[2]:
@@ -216,22 +224,35 @@ def _cast_once(
 
 
 def _emulated(
-    ports: GemmPorts, place: Place, gemm: Gemm, operands: tuple[Given, Given], geometry: lowering.Geometry, shape: tuple[int, ...]
+    ports: GemmPorts,
+    place: Place,
+    gemm: Gemm,
+    operands: tuple[Given, Given],
+    geometry: lowering.Geometry,
+    shape: tuple[int, ...],
+    seen: list[Dots] | None,
 ) -> Tensor:
     """One GEMM on the emulated unit, lowered; elements and the scales of their blocks are lowered alike."""
     a, b = (_lowerable(ports, side, gemm, given, geometry, place.call) for side, given in enumerate(operands))
     left, right, fold = lowering.LOWERED[gemm](a.values, b.values, geometry, shape)
     if a.scales is not None and b.scales is not None:
         left_scales, right_scales, _ = lowering.LOWERED[gemm](a.scales, b.scales, geometry, shape, fill=1.0)
-        product = multiply(place.site, ports, Scaled(left, left_scales), Scaled(right, right_scales), gemm, place.call)
+        product = multiply(place.site, ports, Scaled(left, left_scales), Scaled(right, right_scales), gemm, place.call, seen)
     else:
-        product = multiply(place.site, ports, left, right, gemm, place.call)
+        product = multiply(place.site, ports, left, right, gemm, place.call, seen)
     factors = (*a.factors, *b.factors)
+    if seen:
+        seen[0] = replace(seen[0], fold=fold, factors=factors)
     return epilogue(fold(product), factors, None) if factors else fold(product)
 
 
 def _lowered(
-    ports: GemmPorts, place: Place, operands: tuple[Given, Given], geometry: lowering.Geometry, shape: tuple[int, ...]
+    ports: GemmPorts,
+    place: Place,
+    operands: tuple[Given, Given],
+    geometry: lowering.Geometry,
+    shape: tuple[int, ...],
+    seen: list[Dots] | None,
 ) -> Tensor:
     """A weight gradient whose operands are rotated or share scales along the sum: cast as lowered matrices."""
     left, right, fold = lowering.LOWERED["grad_weight"](operands[0].x, operands[1].x, geometry, shape)
@@ -239,8 +260,11 @@ def _lowered(
     left, right = rotated(ports, left, right)
     if ports.native:
         return fold(sides[0](left, place.call, -1) @ sides[1](right.mT, place.call, -1).mT)
-    b = sides[1].parts(right.mT, place.call, -1)
-    return fold(multiply(place.site, ports, sides[0].parts(left, place.call, -1), transposed(b), "grad_weight", place.call))
+    a, b = sides[0].parts(left, place.call, -1), transposed(sides[1].parts(right.mT, place.call, -1))
+    product = multiply(place.site, ports, a, b, "grad_weight", place.call, seen)
+    if seen:
+        seen[0] = replace(seen[0], fold=fold)
+    return fold(product)
 
 
 def _lowerable(
@@ -250,6 +274,11 @@ def _lowerable(
     x = spatial.rotated(given.x, given.role, geometry, ports.signs, -1 if outer_first else -2)
     axis, port = (ports.left_axis, ports.right_axis)[side], (ports.left, ports.right)[side]
     return spatial.lowerable(port, x, gemm, given.role, geometry, call, axis, ports)
+
+
+def _watched(engine: Engine, phase: Phase) -> list[Dots] | None:
+    """Where an emulated unit notes its dot products, for an observer."""
+    return None if engine.observer is None or phase is Phase.RECOMPUTE else []
 
 
 def _count(engine: Engine, plan: Plan, place: Place, gemm: Gemm, left: Operand, right: Operand, flops: int) -> None:
@@ -265,13 +294,15 @@ def _show(
     operands: tuple[Given, Given],
     out: Tensor,
     multiply: Callable[[Tensor, Tensor], Tensor],
+    seen: list[Dots] | None,
     target: int | None = None,
 ) -> None:
-    if engine.observer is None or place.phase is Phase.RECOMPUTE:
+    if engine.observer is None or seen is None:
         return
 
     def factor(side: int) -> Factor:
         given = operands[side]
         return Factor(given.role, given.x, lambda port: _cast(ports, side, given, geometry, place.call, port))
 
-    engine.observer.product(Product(place.site, gemm, place.call, (factor(0), factor(1)), out, multiply, target))
+    dots = seen[0] if seen else None
+    engine.observer.product(Product(place.site, gemm, place.call, (factor(0), factor(1)), out, multiply, target, dots=dots))

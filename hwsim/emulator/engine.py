@@ -60,7 +60,7 @@ class Engine:
         self.clock = Clockwork(self.sites, records, observer)
         self.audit = Audit()
         self.copies = Copies()
-        self.optimizer = OptimizerUnit(datapath.optimizer, self.sites, self.audit, names)
+        self.optimizer = OptimizerUnit(datapath.optimizer, self.sites, self.audit, names, observer)
         self.scales.joined.append(self.optimizer.hold_scale)
 
     def site(self, op: str, origin: Origin | None, layer: Layer, phase: Phase) -> Site:
@@ -214,11 +214,14 @@ class Engine:
         """A floating-point result of the vector unit, rounded and counted."""
         self.audit.vector(phase, plan.label, layer, x.numel())
         port = layer.vector
-        if not port.stochastic:
-            return port(x)
-        prefix = f"{layer.path}/backward" if _is_backward(phase) else layer.path or _outside(phase)
-        site = f"{prefix}:{plan.name}.{self.clock.ordinal(plan.name, phase)}/vector"
-        return port(x, self.clock.call(site, phase), site=site)
+        if port.stochastic:
+            site = f"{_operation(plan, phase, layer)}.{self.clock.ordinal(plan.name, phase)}/vector"
+            y = port(x, self.clock.call(site, phase), site=site)
+        else:
+            y = port(x)
+        if self.observer is not None and phase is not Phase.RECOMPUTE:
+            self.observer.tensor(_operation(plan, phase, layer), "vector", y)
+        return y
 
     def _results(self, plan: Plan, out: Any, phase: Phase, layer: Layer, origin: Origin) -> Any:
         if isinstance(out, Tensor):
@@ -247,6 +250,11 @@ class Engine:
 
     def _place(self, layer: Layer, phase: Phase) -> str:
         return f"{layer.path or 'outside of all modules'} ({phase.value})"
+
+
+def _operation(plan: Plan, phase: Phase, layer: Layer) -> str:
+    """The name of an operation of the vector unit in a layer."""
+    return f"{f'{layer.path}/backward' if _is_backward(phase) else layer.path or _outside(phase)}:{plan.name}"
 
 
 def _outside(phase: Phase) -> str:

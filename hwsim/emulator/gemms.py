@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from hwsim.layering import Gemm, Operand
 
-from .observing import Factor, Product
+from .observing import Dots, Factor, Product
 from .operations import GEMM_OPERANDS
 from .origins import PLAIN, Origin, Role, note, origin_of
 from .phases import Phase
@@ -53,6 +54,7 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     place = place or placed_forward(engine, plan.name, left, right, phase)
     ports = place.site.ports(place.gemm, place.left, place.right)
     a, b = rotated(ports, *_matrix(left, right))
+    seen: list[Dots] | None = None if engine.observer is None or phase is Phase.RECOMPUTE else []
     if ports.native and a.dtype is left.dtype:
         operands = list(args)
         again = torch.is_grad_enabled() and left.requires_grad and right.requires_grad
@@ -62,12 +64,16 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
         operands[j] = _as(right, cast_operand(*side))
         out = plan.func(*operands, **kwargs)
     else:
-        product = emulated(place.site, ports, a, b, place.gemm, place.call)
-        out = _finished(plan, product, args, kwargs)
+        product = emulated(place.site, ports, a, b, place.gemm, place.call, seen)
+        addend = _addend(plan, args, kwargs)
+        if seen:
+            seen[0] = _followed(seen[0], plan, args, kwargs, addend)
+        out = _finished(plan, product, addend, args, kwargs)
     engine.audit.gemm((phase, plan.name, place.site, place.gemm, place.left, place.right), flops)
-    if engine.observer is not None and phase is not Phase.RECOMPUTE:
-        engine.observer.product(_shown(place, ports, left, right, out, kwargs.get("alpha", 1)))
     out = engine.handed_on(ports.result, out, plan, place.call)
+    if engine.observer is not None and seen is not None:
+        shown = _shown(place, ports, left, right, out, kwargs.get("alpha", 1))
+        engine.observer.product(replace(shown, dots=seen[0]) if seen else shown)
     engine.see(phase, plan.label, f"{place.site.name}/{place.gemm}", out, left, right)
     if place.forward is not None:
         out = _through(place, place.forward, out)
@@ -200,17 +206,36 @@ def _as(like: Tensor, x: Tensor) -> Tensor:
     return x if like.dim() > 1 else x.reshape(-1)
 
 
-def _finished(plan: Plan, product: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """beta addend + alpha product in the operands' dtype, written where an in-place or out form writes."""
-    i, j = GEMM_OPERANDS[plan.name]
-    if args[j].dim() == 1:
+def _addend(plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """beta addend, or None without one."""
+    beta = kwargs.get("beta", 1)
+    if GEMM_OPERANDS[plan.name][0] != 1 or beta == 0:
+        return None
+    addend: Tensor = args[0]
+    return addend if beta == 1 else addend * beta
+
+
+def _folded(product: Tensor, left: int, right: int) -> Tensor:
+    """A product of matrices in the shape that operands of so many axes give it."""
+    if right == 1:
         product = product.squeeze(-1)
-    if args[i].dim() == 1:
-        product = product.squeeze(0)
-    alpha, beta = kwargs.get("alpha", 1), kwargs.get("beta", 1)
+    return product.squeeze(0) if left == 1 else product
+
+
+def _followed(dots: Dots, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], addend: Tensor | None) -> Dots:
+    """The dot products with what `_finished` does to their sums; a form that writes may write the addend."""
+    kept = addend.clone() if addend is not None and plan.writes else addend
+    left, right = (args[i].dim() for i in GEMM_OPERANDS[plan.name])
+    return replace(dots, fold=lambda sums: _folded(sums, left, right), alpha=kwargs.get("alpha", 1), addend=kept)
+
+
+def _finished(plan: Plan, product: Tensor, addend: Tensor | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The addend + alpha product in the operands' dtype, written where an in-place or out form writes."""
+    i, j = GEMM_OPERANDS[plan.name]
+    product, alpha = _folded(product, args[i].dim(), args[j].dim()), kwargs.get("alpha", 1)
     out = product if alpha == 1 else product * alpha
-    if i == 1 and beta != 0:
-        out = out + (args[0] if beta == 1 else args[0] * beta)
+    if addend is not None:
+        out = out + addend
     out = out.to(args[i].dtype)
     target = plan.target(args, kwargs)
     return out if target is None else target.copy_(out)

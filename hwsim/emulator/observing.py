@@ -1,4 +1,4 @@
-"""What an observer of the emulated machine is shown: every GEMM with its operands, and the node of every forward GEMM."""
+"""What an observer of the emulated machine is shown: every GEMM with its operands and its node, and every other tensor made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 if TYPE_CHECKING:
+    from hwsim.casting import Quantized
+    from hwsim.formats import Draw
     from hwsim.layering import Gemm, Operand
+    from hwsim.macs import Mac
+    from hwsim.macs.quantized import Scaled
 
     from .ports import Port
     from .records import GemmNote
@@ -26,6 +30,34 @@ class Factor:
     cast: Callable[[Port], Tensor]
 
 
+def unfolded(sums: Tensor) -> Tensor:
+    """The sums of a unit as they are."""
+    return sums
+
+
+@dataclass(frozen=True, slots=True)
+class Dots:
+    """The dot products of one GEMM on an emulated unit, and what becomes of their sums before the result's cast.
+
+    Args:
+        a, b: what the unit was given, (.., M, K) and (.., K, N).
+        mac, draw: the unit, and the random words that it took.
+        fold: of a tensor (.., M, N), in the layout of the GEMM's result.
+        factors: scales that multiply the folded sums, each broadcastable to the result.
+        alpha: what multiplies the sums then.
+        addend: what joins them last (a bias, times beta), broadcastable to the result; or None.
+    """
+
+    a: Tensor | Scaled | Quantized
+    b: Tensor | Scaled | Quantized
+    mac: Mac
+    draw: Draw
+    fold: Callable[[Tensor], Tensor] = unfolded
+    factors: tuple[Tensor, ...] = ()
+    alpha: float = 1
+    addend: Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """One GEMM that has run.
@@ -33,10 +65,11 @@ class Product:
     Args:
         site, gemm, call: where.
         factors: its operands, in the order in which `multiply` takes them.
-        out: what it handed on.
+        out: what it handed on, after the result's cast.
         multiply: the same contraction of other operands, without an addend.
         target: of a backward GEMM which forward factor (0 or 1) `out` is the gradient of; None in the forward pass.
         flipped: whether `out` is the transpose of that gradient.
+        dots: how an emulated unit made it; None where the product is torch's own.
     """
 
     site: Site
@@ -47,6 +80,7 @@ class Product:
     multiply: Callable[[Tensor, Tensor], Tensor]
     target: int | None = None
     flipped: bool = False
+    dots: Dots | None = None
 
 
 class Observer(Protocol):
@@ -54,6 +88,14 @@ class Observer(Protocol):
 
     def product(self, product: Product) -> None:
         """A GEMM has run, in the forward or the backward pass; recomputed ones are not shown."""
+        ...
+
+    def tensor(self, site: str, name: str, x: Tensor) -> None:
+        """Any other tensor, rounded: a `vector` result, what the optimizer read (`gradient`), made (`update`) or stored.
+
+        What is stored has the name of its kind: `weight`, `momentum`, `variance`, `state`, `scale`. What is recomputed is not
+        shown.
+        """
         ...
 
     def node(self, node: Node, note: GemmNote) -> None:

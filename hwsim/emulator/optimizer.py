@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .audit import Audit
+from .observing import Observer
 from .operations import Kind
 from .origins import Stored, forget, note_stored, origin_of, tensors_in
 from .phases import Phase
@@ -36,11 +37,19 @@ class OptimizerUnit:
     result inside the step is rounded to the `update` cast. A fused kernel shows no updates: only what it stores is rounded.
     """
 
-    def __init__(self, declared: OptimizerPath, sites: Sites, audit: Audit, names: dict[Tensor, str]) -> None:
+    def __init__(
+        self,
+        declared: OptimizerPath,
+        sites: Sites,
+        audit: Audit,
+        names: dict[Tensor, str],
+        observer: Observer | None = None,
+    ) -> None:
         self.declared = declared
         self.sites = sites
         self.audit = audit
         self.names = names
+        self.observer = observer
         self.update = sites.port(declared.update, "optimizer/update")
         self._ports: dict[Stored, Port] = {}
         self._weights: dict[Tensor, Stored] = {}
@@ -97,6 +106,8 @@ class OptimizerUnit:
             port = self.sites.port(self.declared.gradient, f"{name}/gradient")
             if not port.passes(p.grad.dtype):
                 p.grad.copy_(port(p.grad))
+            if self.observer is not None:
+                self.observer.tensor(name, "gradient", p.grad)
             self.audit.other(Phase.OPTIMIZER, "read", name, "gradient", port.cast, 0)
 
     def end(self) -> None:
@@ -144,10 +155,13 @@ class OptimizerUnit:
         stored.writes += 1
         x = stored.tensor()
         port = self._ports[stored]
-        if x is None or port.passes(x.dtype):
+        if x is None:
             return
-        with torch.no_grad():
-            x.copy_(port(x.reshape(-1), call).view(x.shape) if port.grouped else port(x, call))
+        if not port.passes(x.dtype):
+            with torch.no_grad():
+                x.copy_(port(x.reshape(-1), call).view(x.shape) if port.grouped else port(x, call))
+        if self.observer is not None:
+            self.observer.tensor(stored.name, stored.kind, x.detach())
 
     def write(self, stored: Stored, op: str, phase: Phase, flops: int) -> None:
         """A stored tensor was written: it waits for its rounding inside a step, and is rounded at once elsewhere."""
@@ -191,11 +205,15 @@ class OptimizerUnit:
     def _round_update(self, plan: Plan, x: Tensor, scalar: bool, flops: int, in_place: bool) -> Tensor:
         role, cast = ("counter", None) if scalar else ("update", self.update.cast)
         self.audit.other(Phase.OPTIMIZER, plan.label, "", role, cast, flops)
-        if scalar or self.update.passes(x.dtype):
+        if scalar:
             return x
-        self._updates += 1
-        y = self.update(x, self._updates)
-        return x.copy_(y) if in_place else y
+        if not self.update.passes(x.dtype):
+            self._updates += 1
+            y = self.update(x, self._updates)
+            x = x.copy_(y) if in_place else y
+        if self.observer is not None:
+            self.observer.tensor(f"optimizer:{plan.label}", "update", x)
+        return x
 
     def _find_states(self) -> bool:
         """Follow the states that the optimizer has made since the last look, and round them; whether there are any."""

@@ -13,6 +13,7 @@ from hwsim.macs import matmul
 from hwsim.macs.quantized import Scaled, transposed
 
 from .copies import Copies
+from .observing import Dots
 from .ports import Port
 from .sites import GemmPorts, Site
 
@@ -47,7 +48,9 @@ def cast_operand(
     return y.mT if flipped else y
 
 
-def emulated(site: Site, ports: GemmPorts, left: Tensor, right: Tensor, gemm: str, call: int) -> Tensor:
+def emulated(
+    site: Site, ports: GemmPorts, left: Tensor, right: Tensor, gemm: str, call: int, seen: list[Dots] | None = None
+) -> Tensor:
     """(.., M, K) @ (.., K, N) on the emulated unit, as float32 or wider: `matmul` of what the two ports hand on.
 
     Raises:
@@ -55,16 +58,24 @@ def emulated(site: Site, ports: GemmPorts, left: Tensor, right: Tensor, gemm: st
     """
     a = _operand(ports.left, left, True, ports.left_outer_first, call, ports.left_axis)
     b = _operand(ports.right, right, False, ports.right_outer_first, call, ports.right_axis)
-    return multiply(site, ports, a, b, gemm, call)
+    return multiply(site, ports, a, b, gemm, call, seen)
 
 
 def multiply(
-    site: Site, ports: GemmPorts, a: Tensor | Scaled | Quantized, b: Tensor | Scaled | Quantized, gemm: str, call: int
+    site: Site,
+    ports: GemmPorts,
+    a: Tensor | Scaled | Quantized,
+    b: Tensor | Scaled | Quantized,
+    gemm: str,
+    call: int,
+    seen: list[Dots] | None = None,
 ) -> Tensor:
-    """The unit's own product; its stochastic roundings are keyed by `SITE/GEMM/mac`."""
-    draws = ports.left.draws
+    """The unit's own product, noted in `seen`; its stochastic roundings are keyed by `SITE/GEMM/mac`."""
+    draw = ports.left.draws(f"{site.name}/{gemm}/mac", call, True)
+    if seen is not None:
+        seen.append(Dots(a, b, ports.mac, draw))
     try:
-        return matmul(a, b, ports.mac, draw=draws(f"{site.name}/{gemm}/mac", call, True))
+        return matmul(a, b, ports.mac, draw=draw)
     except FormatError as error:
         raise FormatError(f"{site.name}, {gemm}: {error}", error.field) from error
 

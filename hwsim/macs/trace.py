@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -44,11 +44,13 @@ def trace(
     mac: Mac | str | Mapping[str, Any],
     c: float | None = None,
     draw: Draw = Draw(),
+    output: tuple[int, int] = (0, 1),
 ) -> Trace:
     """c + a . b by the scalar reference, every rounding recorded.
 
     Args:
         a, b: (K,), values of the unit's `input` and `weight` formats, or a Scaled of (K,) values and (ceil(K / block),) scales.
+        output: the result's row-major index, and of how many: they number a stochastic rounding's random words.
 
     Raises:
         FormatError: `native`, which has no steps; operands of unlike lengths, or no values of their formats.
@@ -64,7 +66,7 @@ def trace(
     terms = reference.Terms(
         pa.values[0].tolist(), pb.values[:, 0].tolist(),
         None if pa.scales is None else pa.scales[0].tolist(), None if pb.scales is None else pb.scales[:, 0].tolist(),
-        pa.min_exponent, pb.min_exponent, 0, 1, draw,
+        pa.min_exponent, pb.min_exponent, *output, draw,
     )  # fmt: skip
     start = None if c is None else float(entering(torch.tensor([[c]], dtype=torch.float64), mac)[0, 0])
     steps: list[Step] = []
@@ -72,8 +74,11 @@ def trace(
     return Trace(mac, x, y, scale_a, scale_b, start, tuple(steps), result)
 
 
-def as_text(found: Trace) -> str:
-    """The trace for a terminal: of every step the addends, what was cut (right of the bar), the sum, and the rounded result."""
+def as_text(found: Trace, afterwards: Sequence[str] = ()) -> str:
+    """The trace for a terminal: of every step the addends, what was cut (right of the bar), the sum, and the rounded result.
+
+    `afterwards` are the lines that end it, where the unit's sum is not the result yet.
+    """
     lines = [f"{found.mac.name or 'unit'}: {len(found.a)} terms" + ("" if found.c is None else f", C = {found.c!r}")]
     for k, (x, y) in enumerate(zip(found.a.tolist(), found.b.tolist(), strict=True)):
         lines.append(f"  k = {k}: {x!r} x {y!r} = {x * y!r}")
@@ -82,7 +87,7 @@ def as_text(found: Trace) -> str:
             lines.append(f"  scales of {name}: {', '.join(map(repr, scales.tolist()))}")
     for step in found.steps:
         lines += ["", *_step(step, found.mac)]
-    return "\n".join([*lines, "", f"result {found.result!r}"])
+    return "\n".join([*lines, "", *(afterwards or [f"result {found.result!r}"])])
 
 
 def _parts(operand: torch.Tensor | Scaled) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -69,12 +69,12 @@ def test_two_casts_differ_first_in_an_operand() -> None:
     assert (found.site, found.gemm, found.tensor) == ("2", "grad_weight", "input")
 
 
-def test_two_optimizer_units_differ_first_in_the_weights() -> None:
+def test_two_optimizer_units_differ_first_in_the_gradient_that_they_read() -> None:
     model, batch = small()
     a, b = datapath({"name": "a", "optimizer": {"gradient": "bf16"}}), datapath({"name": "b"})
     found = first_difference(model, sgd, squared, [batch], a, b)
     assert found is not None
-    assert (found.site, found.tensor) == ("0.weight", "weights")
+    assert (found.site, found.tensor) == ("0.weight", "gradient")
 
 
 def test_equal_machines_agree_to_the_end() -> None:
