@@ -23,28 +23,26 @@ EXACT_RULES = ("absmax", "power_of_two")
 COUNTED_BITS = 8
 
 
-def stages(cast: Cast, x: Tensor, draw: Draw, axis: int) -> tuple[Tensor, ...]:
+def stages(cast: Cast, x: Tensor, draw: Draw, axis: int, kept: Tensor | None = None) -> tuple[Tensor, ...]:
     """A tensor after the first, the first two, ... of the causes; the last one is what the cast hands on.
 
     The scale's own rounding is what the cast does beyond one with the unrounded scale amax / the format's largest value, so that
-    values which a rounded scale clips count to the scale. Of casts with any other scale it is nothing. A scale that is
-    state of the run has its first value, and all is rounding.
+    values which a rounded scale clips count to the scale. Of casts with any other scale it is nothing. A scale that is state of
+    the run is `kept`, by default that of the run's first step.
     """
-    if cast.kept:
-        y = at_first(cast, x, draw, axis)
-        return x, x, y, y
-    y = apply(cast, x, draw, axis)
+    kept = first_scale(cast, x) if kept is None else kept
+    y = apply(cast, x, draw, axis, kept)
     ideal = _exactly_scaled(cast, x, draw, axis)
-    clipped = torch.zeros_like(x, dtype=torch.bool) if ideal is not None else _clipped(cast, x, draw, axis)
+    clipped = torch.zeros_like(x, dtype=torch.bool) if ideal is not None else _clipped(cast, x, draw, axis, kept)
     ideal = y if ideal is None else ideal
     after_clipping = torch.where(clipped | ~torch.isfinite(ideal), ideal, x)
     after_underflow = torch.where((ideal == 0) & (x != 0), ideal, after_clipping)
     return after_clipping, after_underflow, ideal, y
 
 
-def at_first(cast: Cast, x: Tensor, draw: Draw, axis: int) -> Tensor:
-    """A tensor after a cast whose scale is state of the run, as the run's first step has it."""
-    return apply(cast, x, draw, axis, first_scale(cast, x))
+def at_first(cast: Cast, x: Tensor, draw: Draw, axis: int, kept: Tensor | None = None) -> Tensor:
+    """A tensor after a cast; a scale that is state of the run and not given is that of the run's first step."""
+    return apply(cast, x, draw, axis, first_scale(cast, x) if kept is None else kept)
 
 
 class Stage:
@@ -53,18 +51,18 @@ class Stage:
     def __init__(self, cause: str) -> None:
         self._index = CAUSES.index(cause)
 
-    def __call__(self, cast: Cast, x: Tensor, draw: Draw, axis: int) -> Tensor:
+    def __call__(self, cast: Cast, x: Tensor, draw: Draw, axis: int, kept: Tensor | None = None) -> Tensor:
         """The tensor after that cause and those before it."""
-        return stages(cast, x, draw, axis)[self._index]
+        return stages(cast, x, draw, axis, kept)[self._index]
 
 
-def _clipped(cast: Cast, x: Tensor, draw: Draw, axis: int) -> Tensor:
-    """Where a value lies beyond the largest one at its scale."""
+def _clipped(cast: Cast, x: Tensor, draw: Draw, axis: int, kept: Tensor | None) -> Tensor:
+    """Where a value lies above the largest one at its scale, or below the smallest, which is zero in an unsigned format."""
     if not cast.scaled and not isinstance(cast.format, Block):
         return (x > cast.format.max) | (x < cast.format.min)
-    found = parts(cast, x, draw, axis)
-    beyond = (found.elements >= found.format.max) | (found.elements <= found.format.min)
-    return beyond & (x.abs() > found.values.abs())
+    found = parts(cast, x, draw, axis, kept=kept)
+    above = (found.elements >= found.format.max) & (x > found.values)
+    return above | ((found.elements <= found.format.min) & (x < found.values))
 
 
 def _exactly_scaled(cast: Cast, x: Tensor, draw: Draw, axis: int) -> Tensor | None:
@@ -116,11 +114,12 @@ class Facts:
     range: tuple[int, int]
 
 
-def facts(cast: Cast, x: Tensor, draw: Draw, axis: int) -> Facts:
+def facts(cast: Cast, x: Tensor, draw: Draw, axis: int, kept: Tensor | None = None) -> Facts:
     """The facts of one tensor at a port."""
-    after = stages(cast, x, draw, axis)
+    kept = first_scale(cast, x) if kept is None else kept
+    after = stages(cast, x, draw, axis, kept)
     counts = [int((late != early).sum()) for early, late in zip((x, *after), after, strict=False)]
-    found = parts(cast, x, draw, axis)
+    found = parts(cast, x, draw, axis, kept=kept)
     finite = x.detach()[torch.isfinite(x)].double()
     amax = float(finite.abs().max()) if finite.numel() else 0.0
     rms = float(finite.square().mean().sqrt()) if finite.numel() else 0.0

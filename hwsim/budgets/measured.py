@@ -34,7 +34,7 @@ class Survey:
     Args:
         places: every cast and accumulator.
         stochastic: the ports whose casts draw random words.
-        facts: by port, of the first tensor that went through.
+        facts: by port, of the first tensor that went through, with every cast and no accumulator at work.
     """
 
     places: tuple[Place, ...] = ()
@@ -42,7 +42,7 @@ class Survey:
     facts: dict[str, Facts] = field(default_factory=dict)
 
     def causes(self, place: Place) -> tuple[str, ...]:
-        """The causes by which a place's error is split, in their order; rounding alone where the scale is state of the run."""
+        """The causes by which a place's error is split, in their order; rounding alone where no tensor went through."""
         found = self.facts.get(place.port)
         return ("rounding",) if found is None else found.causes
 
@@ -53,18 +53,19 @@ def survey(twin: Twin, machine: Datapath, seed: int) -> Survey:
     first = twin.step(machine, None, seed)[1]
     if first is not None:
         found.places = places(first.audit())
-    look = {place.port: _looking(place.port, found) for place in found.places}
+    # An emulated unit takes elements and scales, so that its operands would pass by what looks on.
+    look = {place.port: _looking(place.port, found) for place in found.places if place.role != "accumulator"}
     twin.step(machine, look, seed)
     return found
 
 
 def _looking(port: str, found: Survey) -> Converter:
-    def convert(cast: Cast, x: Tensor, draw: Draw, axis: int) -> Tensor:
+    def convert(cast: Cast, x: Tensor, draw: Draw, axis: int, kept: Tensor | None) -> Tensor:
         if cast.rounding.is_stochastic:
             found.stochastic.add(port)
         if port not in found.facts:
-            found.facts[port] = facts(cast, x, draw, axis)
-        return apply(cast, x, draw, axis)
+            found.facts[port] = facts(cast, x, draw, axis, kept)
+        return apply(cast, x, draw, axis, kept)
 
     return convert
 

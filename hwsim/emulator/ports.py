@@ -19,8 +19,8 @@ from .scales import DelayedScale, TrainedScale, through
 
 CALLS = 1 << 16
 FIXED = Draw()
-Converter = Callable[[Cast, Tensor, Draw, int], Tensor]
-"""(cast, x, draw, axis) -> what a port hands on; `hwsim.casting.apply` unless a study replaces it."""
+Converter = Callable[[Cast, Tensor, Draw, int, Tensor | None], Tensor]
+"""(cast, x, draw, axis, kept scale or None) -> what a port hands on; `hwsim.casting.apply` unless a study replaces it."""
 
 
 class Draws:
@@ -121,10 +121,8 @@ class Port:
                     return known[0]
             if self.meter is not None:
                 y, unit = apply_in_units(self.cast, x, self._draw(call, site), axis, self._scale(x, call))
-            elif self.kept is None:
-                y = self.convert(self.cast, x, self._draw(call, site), axis)
             else:
-                y = apply(self.cast, x, self._draw(call, site), axis, self.kept.of(x, call))
+                y = self.convert(self.cast, x, self._draw(call, site), axis, self._scale(x, call))
         except FormatError as error:
             raise self._placed(error, site) from error
         if y.dtype is not x.dtype:
