@@ -172,7 +172,9 @@ def as_json(budgets: Sequence[StudyBudget]) -> str:
                 "headline": one.budget.headline,
                 "loss": one.budget.loss,
                 "loss_after_step": one.budget.after,
+                "accuracy": one.budget.accuracy,
                 "rank_correlation": one.budget.rank_correlation,
+                "rank_correlation_after_step": one.budget.rank_correlation_after_step,
                 "limits": [verdict.model_dump() for verdict in one.verdicts],
                 "facts": {port: asdict(found) for port, found in one.budget.facts.items()},
             }

@@ -64,7 +64,7 @@ def budget(
         dtype: what the twin computes in; the casts are the same. None leaves the model's own.
         steps: optimizer steps on the batch, after which its loss and the weights are compared; what backward casts change is
             predicted for one step only.
-        groups: whether each role, GEMM and layer is measured alone too, with all but each of them and of the places, and
+        groups: whether each role, GEMM, layer and site is measured alone too, with all but each of them and of the places, and
             Shapley's shares of the roles.
 
     Raises:
@@ -86,7 +86,8 @@ def budget(
         totals = [_with_total(prediction, row, found.places) if sites is None else row for row in totals]
     ordered = sorted(found_rows.values(), key=lambda rows: -abs(rows[0].measured))
     base = meter.base[seeds[0]]
-    return Budget(machine.name, tuple(row for rows in ordered for row in rows), tuple(totals), base.loss, base.after, found.facts)
+    rows = tuple(row for rows in ordered for row in rows)
+    return Budget(machine.name, rows, tuple(totals), base.loss, base.after, found.facts, base.accuracy)
 
 
 def predicted(

@@ -30,7 +30,7 @@ def root_of_hessian(loss_of: Callable[[Tensor], Tensor], outputs: Tensor, target
     (gradient,) = torch.autograd.grad(loss_of(z), z, create_graph=True)
     if targets.is_floating_point():
         return _elementwise(gradient, z) if gradient.requires_grad else None
-    axis = _class_axis(outputs, targets)
+    axis = class_axis(outputs, targets)
     return None if axis is None else _softmax(outputs.detach(), gradient.detach(), targets, axis)
 
 
@@ -40,7 +40,8 @@ def _elementwise(gradient: Tensor, z: Tensor) -> Cotangents:
     return lambda generator: root * torch.randn(root.shape, generator=generator, dtype=root.dtype).to(root.device)
 
 
-def _class_axis(outputs: Tensor, targets: Tensor) -> int | None:
+def class_axis(outputs: Tensor, targets: Tensor) -> int | None:
+    """Along which axis of the scores the classes of class numbers lie; None where the shapes do not fit."""
     if outputs.dim() and outputs.shape[:-1].numel() == targets.numel():
         return -1
     return 1 if outputs.dim() > 1 and (*outputs.shape[:1], *outputs.shape[2:]) == tuple(targets.shape) else None

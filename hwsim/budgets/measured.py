@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
-from math import comb, isnan, nan
+from itertools import permutations
+from math import nan
+from statistics import fmean
 
 from torch import Tensor
 
@@ -18,13 +19,16 @@ from hwsim.formats import Draw
 
 from .causes import CAUSES, Facts, Stage, facts
 from .machines import ROLES, Role
+from .metrics import Pair, compared, spread
 from .places import Place, places
-from .table import TOTAL, Row, spread
-from .twins import Outcome, Twin, cosine, sqnr
+from .table import TOTAL, Judge, Row
+from .twins import Twin
 
 ACCUMULATION = "accumulation"
 SHARED = 4
 """Of how many roles at most every set is measured: 2^4 steps for each seed and draw."""
+DRAWN_ORDERS = 8
+"""In how many orders more roles than that are taken up: at most 8 (roles - 1) + 1 steps for each seed and draw."""
 
 
 @dataclass
@@ -91,157 +95,143 @@ class Meter:
 
     def place(self, place: Place, causes: bool = True, others: bool = True) -> list[Row]:
         """One place alone: its whole cast (with what all others change without it, if asked for), then its causes."""
-        whole, values = self._row(place, [place], TOTAL, {place.port: apply})
+        judge: Judge = "loss" if place.forward else "step_loss"
+        pairs = self._run([place], {place.port: apply})
+        values = _changes(pairs, judge)
+        blank = Row(self.machine.name, place.site, place.gemm, place.role, TOTAL, nan, nan, nan, place.cast, judged_by=judge)
+        whole = replace(_measured(blank, values), **compared(pairs, place.forward))
         rest = [other for other in self.found.places if other.port != place.port]
         if others and rest:
-            without, _ = self._row(place, rest, TOTAL, {other.port: apply for other in rest})
-            whole = replace(whole, all_but=without.measured)
+            without = self._run(rest, {other.port: apply for other in rest}, stepping=not place.forward)
+            whole = replace(whole, all_but=fmean(_changes(without, judge)))
         if not causes:
             return [whole]
         if place.role == "accumulator":
-            return [whole, _named(whole, ACCUMULATION)]
+            return [whole, _measured(replace(blank, cause=ACCUMULATION), values)]
         acting = self.found.causes(place)
         rows, before = [], [0.0] * len(values)
         for cause in CAUSES:
             if cause in acting:
                 last = cause == acting[-1]
-                after = values if last else self._row(place, [place], cause, {place.port: Stage(cause)})[1]
+                stage = {place.port: Stage(cause)}
+                after = values if last else _changes(self._run([place], stage, stepping=not place.forward), judge)
             else:
                 after = before
-            rows.append(self._share(whole, cause, before, after))
+            rows.append(_measured(replace(blank, cause=cause), [b - a for a, b in zip(before, after, strict=True)]))
             before = after
         return [whole, *rows]
 
     def together(self, alone: Mapping[str, Row], groups: bool = True) -> list[Row]:
-        """All places, and what is left beyond the places alone; with `groups` each role, GEMM and layer alone, all but each, and
-        the shares of roles."""
+        """All places, and what is left beyond the places alone; with `groups` each role, GEMM, layer and site alone, all but
+        each, and the shares of roles."""
         everything = self.found.places
-        kinds = [role for role in ROLES if any(place.kind == role for place in everything)]
-        rows = [self._total("all", everything)]
-        for name in (lambda p: p.kind, lambda p: f"GEMM {p.gemm}" if p.gemm else "", lambda p: f"layer {p.layer}"):
-            rows += self._groups(name) if groups else []
-        rows += self._shares(kinds) if groups and 1 < len(kinds) <= SHARED else []
-        forward = [place for place in everything if place.forward]
-        if len(forward) < len(everything):
-            rows.append(self._total("all, after the step", everything, after=True))
+        pairs = self._run(everything, {place.port: apply for place in everything})
+        rows = [self._total("all", everything, pairs=pairs)]
+        whole = rows[:]
+        rows += self._every_group() if groups else []
+        if not all(place.forward for place in everything):
+            rows.append(self._total("all, after the step", everything, "step_loss", pairs))
+            whole += rows[-1:] if whole[0].judged_by == "loss" else []
         if {place.port for place in everything} == set(alone):
-            left = rows[0].measured - sum(alone[place.port].measured for place in forward)
-            rows.append(Row(self.machine.name, "", "", "", TOTAL, left, nan, rows[0].noise, part="interaction"))
+            rows += [self._interaction(total, alone) for total in whole]
         return rows
 
+    def _interaction(self, total: Row, alone: Mapping[str, Row]) -> Row:
+        """What all places change beyond the sum of what each of those that act on the same loss changes alone."""
+        judge = total.judged_by
+        acting = [place for place in self.found.places if judge == "step_loss" or place.forward]
+        left = total.measured - sum(alone[place.port].of(judge) for place in acting)
+        part = total.part.replace("all", "interaction")
+        return Row(self.machine.name, "", "", "", TOTAL, left, nan, total.noise, part=part, judged_by=judge)
+
+    def _every_group(self) -> list[Row]:
+        everything = self.found.places
+        rows = []
+        for name in (lambda p: p.kind, lambda p: f"GEMM {p.gemm}" if p.gemm else "", lambda p: f"layer {p.layer}", self._site):
+            rows += self._groups(name)
+        kinds = [role for role in ROLES if any(place.kind == role for place in everything)]
+        return rows + (self._shares(kinds) if len(kinds) > 1 else [])
+
+    def _site(self, place: Place) -> str:
+        """The name of a contraction's site; empty where its casts are all that its layer has."""
+        layer = [other.site for other in self.found.places if other.layer == place.layer]
+        return f"site {place.site}" if place.gemm and set(layer) != {place.site} else ""
+
     def _groups(self, name: Callable[[Place], str]) -> list[Row]:
-        """The places of each name alone, and all but them; nothing where all have one name. Without a name: in no group."""
+        """The places of each name alone, and all but them; nothing where all have one name. Without a name: in no group.
+
+        All but places that act in the backward pass only are judged by the loss after the step: the batch's own never saw them.
+        """
         everything = self.found.places
         names = [one for one in dict.fromkeys(map(name, everything)) if one]
         rows = []
-        for one in names if len(names) > 1 else ():
-            rows.append(self._total(f"only {one}", [place for place in everything if name(place) == one]))
-            rows.append(self._total(f"all but {one}", [place for place in everything if name(place) != one]))
+        for one in names if len(set(map(name, everything))) > 1 else ():
+            group = [place for place in everything if name(place) == one]
+            backward = not any(place.forward for place in group)
+            rows.append(self._total(f"only {one}", group))
+            rest = [place for place in everything if name(place) != one]
+            rows.append(self._total(f"all but {one}", rest, "step_loss" if backward else None))
         return rows
 
     def _shares(self, kinds: Sequence[Role]) -> list[Row]:
-        """Shapley's value of each role for the loss after the step, from every set of roles; the shares add up to all."""
-        subsets = [frozenset(chosen) for size in range(len(kinds) + 1) for chosen in combinations(kinds, size)]
-        changes = {subset: self._changes([p for p in self.found.places if p.kind in subset]) for subset in subsets}
+        """Shapley's value of each role for the loss after the step: what it adds, mean over the orders in which roles are taken
+        up; the shares add up to all."""
+        orders = role_orders(kinds)
+        sets = dict.fromkeys(frozenset(order[:n]) for order in orders for n in range(len(order) + 1))
+        changes = {kept: self._changed([p for p in self.found.places if p.kind in kept]) for kept in sets}
         rows = []
         for kind in kinds:
-            gains = [
-                [weight * (b - a) for a, b in zip(changes[subset], changes[subset | {kind}], strict=True)]
-                for subset in subsets
-                if kind not in subset
-                for weight in (1 / (len(kinds) * comb(len(kinds) - 1, len(subset))),)
-            ]
-            mean, noise, interval = spread([sum(column) for column in zip(*gains, strict=True)])
-            rows.append(Row(self.machine.name, "", "", "", TOTAL, mean, nan, noise, part=f"share of {kind}", interval=interval))
+            gains = []
+            for order in orders:
+                before = frozenset(order[: order.index(kind)])
+                gains.append([b - a for a, b in zip(changes[before], changes[before | {kind}], strict=True)])
+            row = Row(self.machine.name, "", "", "", TOTAL, nan, nan, nan, part=f"share of {kind}", judged_by="step_loss")
+            rows.append(_measured(row, [fmean(column) for column in zip(*gains, strict=True)]))
         return rows
 
-    def _changes(self, kept: Sequence[Place]) -> list[float]:
+    def _changed(self, kept: Sequence[Place]) -> list[float]:
         """The change of the loss after the step, for each seed and draw of the whole machine."""
-        converters = {place.port: apply for place in kept}
-        runs = [(seed, draw) for seed in self.seeds for draw in range(self.draws_of(self.found.places))]
+        draws = self.draws_of(self.found.places)
         if not kept:
-            return [0.0] * len(runs)
-        return [self.twin.step(self.machine, converters, seed, draw)[0].after - self.base[seed].after for seed, draw in runs]
+            return [0.0] * (len(self.seeds) * draws)
+        return _changes(self._run(kept, {place.port: apply for place in kept}, draws), "step_loss")
 
-    def _total(self, part: str, kept: Sequence[Place], after: bool | None = None) -> Row:
-        acts_after = not any(place.forward for place in kept) if after is None else after
-        stand_in = Place("", "", "", "")
-        row, _ = self._row(stand_in, kept, TOTAL, {place.port: apply for place in kept}, acts_after, part)
-        return row
+    def _total(self, part: str, kept: Sequence[Place], judge: Judge | None = None, pairs: Sequence[Pair] | None = None) -> Row:
+        """Some places together, by default judged by the batch's loss if any of them acts on it."""
+        if judge is None:
+            judge = "step_loss" if kept and not any(place.forward for place in kept) else "loss"
+        pairs = self._run(kept, {place.port: apply for place in kept}) if pairs is None else pairs
+        row = Row(self.machine.name, "", "", "", TOTAL, nan, nan, nan, part=part, judged_by=judge)
+        return replace(_measured(row, _changes(pairs, judge)), **compared(pairs, forward=True))
 
-    def _row(
-        self,
-        place: Place,
-        kept: Sequence[Place],
-        cause: str,
-        converters: Mapping[str, Converter],
-        after: bool | None = None,
-        part: str = "",
-    ) -> tuple[Row, list[float]]:
-        """The row of some converters, and the changes that it is the mean of."""
-        after = not place.forward if after is None else after
-        stepping = after or bool(part)
-        values, outcomes = list[float](), list[tuple[Outcome, Outcome]]()
-        for seed in self.seeds:
-            for draw in range(self.draws_of(kept)):
-                outcome = self.twin.step(self.machine, converters, seed, draw, stepping=stepping)[0]
-                base = self.base[seed]
-                values.append(outcome.after - base.after if after else outcome.loss - base.loss)
-                outcomes.append((base, outcome))
-        mean, noise, interval = spread(values)
-        row = Row(
-            self.machine.name,
-            place.site,
-            place.gemm,
-            place.role,
-            cause,
-            mean,
-            nan,
-            noise,
-            place.cast,
-            part,
-            sqnr=_mean(outcomes, lambda a, b: sqnr(a.outputs, b.outputs) if not after or part else nan),  # type: ignore[arg-type]
-            cosine=_mean(outcomes, _cosine),
-            gradient_error=_mean(outcomes, _relative_error),
-            gradient_bias=_mean(outcomes, _bias),
-            update_error=_mean(outcomes, _update_error),
-            interval=interval,
-        )
-        return row, values
-
-    def _share(self, whole: Row, cause: str, before: Sequence[float], after: Sequence[float]) -> Row:
-        changes = [b - a for a, b in zip(before, after, strict=True)]
-        mean, noise, interval = spread(changes)
-        return Row(whole.datapath, whole.site, whole.gemm, whole.role, cause, mean, nan, noise, whole.cast, interval=interval)
+    def _run(
+        self, kept: Sequence[Place], converters: Mapping[str, Converter], draws: int | None = None, stepping: bool = True
+    ) -> list[Pair]:
+        """The twin's step and the step with some converters, for every seed and draw."""
+        draws = self.draws_of(kept) if draws is None else draws
+        runs = [(seed, draw) for seed in self.seeds for draw in range(draws)]
+        return [
+            (self.base[seed], self.twin.step(self.machine, converters, seed, draw, stepping=stepping)[0]) for seed, draw in runs
+        ]
 
 
-def _named(row: Row, cause: str) -> Row:
-    kept = row.measured, row.predicted, row.noise, row.cast
-    return Row(row.datapath, row.site, row.gemm, row.role, cause, *kept, interval=row.interval)
+def role_orders(kinds: Sequence[Role]) -> list[tuple[Role, ...]]:
+    """Every order of up to four roles; of more a few that are drawn, always the same, each with its reverse."""
+    if len(kinds) <= SHARED:
+        return list(permutations(kinds))
+    generator = random.Random(0)
+    drawn = [tuple(generator.sample(kinds, len(kinds))) for _ in range(DRAWN_ORDERS // 2)]
+    return [*drawn, *(order[::-1] for order in drawn)]
 
 
-def _mean(outcomes: Sequence[tuple[Outcome, Outcome]], compare: Callable[[Outcome, Outcome], float]) -> float:
-    found = [compare(base, outcome) for base, outcome in outcomes if outcome.outputs is not None]
-    return statistics.fmean(found) if found and not any(map(isnan, found)) else nan
+def _changes(pairs: Sequence[Pair], judge: Judge) -> list[float]:
+    """Of each pair the change of the loss that is judged by."""
+    if judge == "step_loss":
+        return [outcome.after - base.after for base, outcome in pairs]
+    return [outcome.loss - base.loss for base, outcome in pairs]
 
 
-def _cosine(base: Outcome, outcome: Outcome) -> float:
-    return nan if outcome.gradients is None or base.gradients is None else cosine(base.gradients, outcome.gradients)
-
-
-def _relative_error(base: Outcome, outcome: Outcome) -> float:
-    if outcome.gradients is None or base.gradients is None:
-        return nan
-    return float((outcome.gradients - base.gradients).norm() / base.gradients.norm())
-
-
-def _update_error(base: Outcome, outcome: Outcome) -> float:
-    if outcome.update is None or base.update is None:
-        return nan
-    return float((outcome.update - base.update).norm() / base.update.norm())
-
-
-def _bias(base: Outcome, outcome: Outcome) -> float:
-    if outcome.gradients is None or base.gradients is None:
-        return nan
-    return float((outcome.gradients - base.gradients).sum() / base.gradients.abs().sum())
+def _measured(row: Row, values: Sequence[float]) -> Row:
+    """The row with the mean of some changes."""
+    mean, noise, interval = spread(values)
+    return replace(row, measured=mean, noise=noise, interval=interval)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import hypot, isfinite, nan
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
 
 from .causes import Facts
+from .metrics import METRICS, spread
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 TOTAL = "all"
 SHOWN = 20
-MEANS = ("measured", "predicted", "sqnr", "cosine", "gradient_error", "gradient_bias", "update_error", "all_but")
-CONFIDENCE = 0.95
+MEANS = ("measured", "predicted", "all_but", *METRICS)
+Judge = Literal["loss", "step_loss"]
+JUDGED: dict[Judge, str] = {"loss": "the batch's loss", "step_loss": "its loss after the step"}
+"""What a change is the change of, in words."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,22 @@ class Row:
         predicted: the same from gradients; NaN where nothing is predicted.
         noise: the standard deviation of `measured` over seeds and stochastic draws.
         cast: what is declared there.
-        part: empty for one place; for places together `all`, `only X` and `all but X` with X a role, `GEMM ...` or `layer ...`,
-            `share of ROLE` (Shapley's), or `interaction`: `all` less the sum of the places alone.
+        part: empty for one place; for places together `all`, `only X` and `all but X` with X a role, `GEMM ...`, `layer ...` or
+            `site ...`, `share of ROLE` (Shapley's), or `interaction`: `all` less the sum of the places alone. `all` and
+            `interaction` are there `, after the step` too.
         sqnr: of the model's scores in dB; of forward casts.
-        cosine: between the gradients with and without the cast; of backward casts.
+        cosine: between the gradients with and without the cast.
         gradient_error, gradient_bias: of those gradients, |g' - g| / |g| and sum(g' - g) / sum |g|.
         update_error: |u' - u| / |u| of what the steps add to the weights.
         interval: half the width of the confidence interval (95 %, Student's t) of `measured` over seeds and draws; NaN for a
             single one.
         all_but: the change with all places but this one, NaN where there is no other.
+        judged_by: what `measured` is the change of: the batch's `loss`, or `step_loss`.
+        step_loss: the change of the loss after the step.
+        accuracy: the change of the share of targets that have the highest score; of forward casts and class numbers.
+        intervals: half the widths of the confidence intervals of these metrics, by name.
+
+    Metrics are NaN for single causes.
     """
 
     datapath: str
@@ -62,6 +72,14 @@ class Row:
     update_error: float = nan
     interval: float = nan
     all_but: float = nan
+    judged_by: Judge = "loss"
+    step_loss: float = nan
+    accuracy: float = nan
+    intervals: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, judge: Judge) -> float:
+        """The change of one of the two losses."""
+        return self.measured if judge == self.judged_by else self.step_loss if judge == "step_loss" else nan
 
     @property
     def name(self) -> str:
@@ -76,9 +94,10 @@ class Budget:
     Args:
         datapath: the machine.
         rows: of each place its whole cast, the largest change first, each followed by its causes.
-        totals: of places together: `all`, `only` and `all but` each role, GEMM and layer, and the interaction left over.
+        totals: of places together: `all`, `only` and `all but` each role, GEMM, layer and site, and the interaction left over.
         loss, after: of the twin that rounds nowhere: of the batch, and of the same batch after the step.
         facts: by port, what went through it.
+        accuracy: of the twin, on the batch; NaN where the targets are no class numbers.
     """
 
     datapath: str
@@ -87,6 +106,7 @@ class Budget:
     loss: float
     after: float
     facts: Mapping[str, Facts] = field(default_factory=dict)
+    accuracy: float = nan
 
     @property
     def places(self) -> tuple[Row, ...]:
@@ -95,8 +115,17 @@ class Budget:
 
     @property
     def rank_correlation(self) -> float:
-        """Spearman's, of measured and predicted over whole casts; NaN below three."""
-        pairs = [(row.measured, row.predicted) for row in self.places if isfinite(row.measured) and isfinite(row.predicted)]
+        """Spearman's, of measured and predicted over whole casts that change the batch's loss; NaN below three."""
+        return self._rank_correlation("loss")
+
+    @property
+    def rank_correlation_after_step(self) -> float:
+        """The same over whole casts that are judged by the loss after the step."""
+        return self._rank_correlation("step_loss")
+
+    def _rank_correlation(self, judge: Judge) -> float:
+        rows = [row for row in self.places if row.judged_by == judge]
+        pairs = [(row.measured, row.predicted) for row in rows if isfinite(row.measured) and isfinite(row.predicted)]
         return spearman([m for m, _ in pairs], [p for _, p in pairs])
 
     def part(self, name: str) -> Row:
@@ -109,13 +138,14 @@ class Budget:
         if not isfinite(self.loss):
             return f"{self.datapath}: the loss of this batch is {self.loss} without any rounding; there is no error to split."
         total = self.part("all")
-        text = f"{self.datapath} changes the loss of this batch by {total.measured:+.3g} (from {self.loss:.4g})"
+        what, base = ("", self.loss) if total.judged_by == "loss" else (" after the step", self.after)
+        text = f"{self.datapath} changes the loss of this batch{what} by {total.measured:+.3g} (from {base:.4g})"
         if not self.places:
             return f"{text}: it rounds nowhere."
         most = self.places[0]
-        text += f"; alone, {most.name} changes it most ({most.measured:+.3g})."
-        rho = self.rank_correlation
-        return text if rho != rho else f"{text} Predicted and measured changes have the rank correlation {rho:.3f}."
+        text += f"; alone, {most.name} changes {JUDGED[most.judged_by]} most ({most.measured:+.3g})."
+        ranks = [f"{rho:.3f} for {JUDGED[judge]}" for judge in JUDGED if isfinite(rho := self._rank_correlation(judge))]
+        return f"{text} Predicted and measured changes have the rank correlation {' and '.join(ranks)}." if ranks else text
 
     def to_json(self) -> str:
         """`as_dict` as text; what is no number is null."""
@@ -126,8 +156,9 @@ class Budget:
         """The budget that `to_json` has written."""
         rows, totals = ([_row_of(row) for row in data[name]] for name in ("rows", "totals"))
         facts = {port: _facts_of(found) for port, found in data["facts"].items()}
-        loss, after = (nan if data[name] is None else data[name] for name in ("loss", "loss_after_step"))
-        return cls(data["datapath"], tuple(rows), tuple(totals), loss, after, facts)
+        numbers = (data.get(name) for name in ("loss", "loss_after_step", "accuracy"))
+        loss, after, accuracy = (nan if number is None else number for number in numbers)
+        return cls(data["datapath"], tuple(rows), tuple(totals), loss, after, facts, accuracy)
 
     def as_dict(self) -> dict[str, Any]:
         """`{"rows": [...], "totals": [...], ...}`."""
@@ -136,18 +167,23 @@ class Budget:
             "headline": self.headline,
             "loss": self.loss,
             "loss_after_step": self.after,
+            "accuracy": self.accuracy,
             "rank_correlation": self.rank_correlation,
+            "rank_correlation_after_step": self.rank_correlation_after_step,
             "rows": [asdict(row) for row in self.rows],
             "totals": [asdict(row) for row in self.totals],
             "facts": {port: asdict(found) for port, found in self.facts.items()},
         }
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The headline, the totals but those of layers, and the largest rows."""
+        """The headline, the totals but those of layers and sites, and the largest rows."""
         from rich.markup import escape
 
         yield escape(self.headline)
-        yield _table(f"{self.datapath}: places together", [row for row in self.totals if " layer " not in row.part])
+        yield _table(
+            f"{self.datapath}: places together",
+            [row for row in self.totals if not any(word in row.part for word in (" layer ", " site "))],
+        )
         more = f" (the {SHOWN} largest of {len(self.places)})" if len(self.places) > SHOWN else ""
         yield _table(f"{self.datapath}: each cast alone{more}", self.places[:SHOWN], self.rows)
 
@@ -163,16 +199,6 @@ def _facts_of(data: Mapping[str, Any]) -> Facts:
     return Facts(**numbers | {"exponents": exponents, "causes": tuple(data["causes"]), "range": tuple(data["range"])})
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, sample standard deviation (0 of one value), and half the width of the mean's confidence interval (NaN of one)."""
-    if len(values) < 2:
-        return fmean(values), 0.0, nan
-    from scipy import stats
-
-    deviation = stdev(values)
-    return fmean(values), deviation, float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * deviation / len(values) ** 0.5
-
-
 def merged(budgets: Sequence[Budget]) -> Budget:
     """One budget of several of the same machine, from models of different seeds: means, and their spread as noise."""
     if len(budgets) == 1:
@@ -184,8 +210,8 @@ def merged(budgets: Sequence[Budget]) -> Budget:
     ]
     whole = {row.name: abs(row.measured) for row in groups[0] if row.cause == TOTAL}
     rows = sorted(groups[0], key=lambda row: -whole[row.name])
-    loss, after = (fmean(getattr(one, name) for one in budgets) for name in ("loss", "after"))
-    return Budget(first.datapath, tuple(rows), tuple(groups[1]), loss, after, first.facts)
+    loss, after, accuracy = (fmean(getattr(one, name) for one in budgets) for name in ("loss", "after", "accuracy"))
+    return Budget(first.datapath, tuple(rows), tuple(groups[1]), loss, after, first.facts, accuracy)
 
 
 def _merged(tables: Sequence[Mapping[tuple[str, ...], Row]]) -> list[Row]:
@@ -195,7 +221,9 @@ def _merged(tables: Sequence[Mapping[tuple[str, ...], Row]]) -> list[Row]:
         means: dict[str, Any] = {name: fmean(getattr(one, name) for one in rows) for name in MEANS}
         _, deviation, interval = spread([one.measured for one in rows])
         noise = hypot(deviation, fmean(one.noise for one in rows))
-        found.append(replace(row, **means, noise=noise, interval=interval))
+        halves = {name: spread([getattr(one, name) for one in rows])[2] for name in METRICS}
+        intervals = {name: half for name, half in halves.items() if isfinite(half)}
+        found.append(replace(row, **means, noise=noise, interval=interval, intervals=intervals))
     return found
 
 
@@ -242,15 +270,20 @@ def _table(title: str, rows: Sequence[Row], everything: Sequence[Row] = ()) -> R
     from rich.table import Table as RichTable
 
     table = RichTable(title=title, title_justify="left")
-    for i, name in enumerate(("where", "measured", "noise", "predicted", *(("mostly",) if everything else ()))):
-        table.add_column(name, justify="left" if i in (0, 4) else "right")
+    columns = ("where", "change of", "measured", "± 95 %", "noise", "predicted", *(("mostly",) if everything else ()))
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("where", "change of", "mostly") else "right")
     for row in rows:
-        numbers = [_number(value) for value in (row.measured, row.noise, row.predicted)]
+        numbers = [_number(row.measured), _size(row.interval), _size(row.noise), _number(row.predicted)]
         causes = [r for r in everything if (r.site, r.gemm, r.role) == (row.site, row.gemm, row.role) and r.cause != TOTAL]
         mostly = [max(causes, key=lambda r: abs(r.measured)).cause if causes else ""] if everything else []
-        table.add_row(escape(row.name), *numbers, *mostly)
+        table.add_row(escape(row.name), row.judged_by.replace("_", " "), *numbers, *mostly)
     return table
 
 
 def _number(value: float) -> str:
     return f"{value:+.3e}" if isfinite(value) else "-"
+
+
+def _size(value: float) -> str:
+    return f"{value:.1e}" if isfinite(value) else "-"

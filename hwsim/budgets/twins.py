@@ -19,6 +19,8 @@ from hwsim.emulator.ports import Converter
 from hwsim.errors import ConfigError
 from hwsim.formats.errors import NanError
 
+from .curvature import class_axis
+
 Loss = Callable[[Any, Any], Tensor]
 DRAW_STRIDE = 1 << 32
 
@@ -33,6 +35,7 @@ class Outcome:
         gradients: of every parameter in the first step, as one vector; None without a step.
         after: the loss of the same batch after the last step, in the model's own precision; NaN without a step.
         update: what the steps added to every parameter, as one vector; None without a step.
+        accuracy: the share of the batch's class numbers that have the highest score; NaN where the targets are none.
     """
 
     loss: float
@@ -40,6 +43,7 @@ class Outcome:
     gradients: Tensor | None = None
     after: float = nan
     update: Tensor | None = None
+    accuracy: float = nan
 
 
 class Twin:
@@ -123,7 +127,8 @@ class Twin:
         optimizer.zero_grad()
         outputs = self.outputs(model)
         loss = self.loss_fn(outputs, self.targets)
-        outcome = Outcome(loss.item(), scores(outputs).detach())
+        found = scores(outputs).detach()
+        outcome = Outcome(loss.item(), found, accuracy=accuracy(found, self.targets))
         if not stepping:
             return outcome
         factor = ran.state_dict()["loss_scaling"]["factor"]
@@ -149,6 +154,17 @@ def scores(outputs: Any) -> Tensor:
     if not isinstance(found, Tensor):
         raise ConfigError(f"model: returns {type(outputs).__name__}; allowed: a tensor, or an output with `logits`")
     return found
+
+
+def accuracy(outputs: Tensor, targets: Any) -> float:
+    """The share of class numbers that have the highest score, negative ones (ignored by losses) left out; NaN without any."""
+    if not isinstance(targets, Tensor) or targets.is_floating_point():
+        return nan
+    axis = class_axis(outputs, targets)
+    if axis is None:
+        return nan
+    hits, labels = outputs.argmax(axis).flatten() == targets.flatten(), targets.flatten()
+    return float(hits[labels >= 0].double().mean())
 
 
 def sqnr(signal: Tensor, noisy: Tensor) -> float:

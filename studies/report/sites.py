@@ -16,13 +16,13 @@ from hwsim.budgets import Budget, Facts, Row
 from hwsim.budgets.causes import CAUSES
 from hwsim.budgets.measured import ACCUMULATION
 from hwsim.budgets.places import Place
-from hwsim.budgets.table import TOTAL
+from hwsim.budgets.table import JUDGED, TOTAL
 from hwsim.config import content_hash
 
 from .drawing import COLOURS, INK, Drawing
 
 FILE = "budgets.json"
-EFFECTS = {True: "the batch's loss", False: "its loss after the step"}
+EFFECTS = {True: JUDGED["loss"], False: JUDGED["step_loss"]}
 COLUMNS = ("datapath", "site", "GEMM", "role", "cast", "change alone", "noise", "predicted", "mostly")
 FACTS = ("clipped (%)", "to zero (%)", "codes used (%)", "largest / rms")
 BARS = 20
@@ -84,8 +84,10 @@ def site_headline(budgets: Sequence[Budget]) -> str:
     top = worst.places[0]
     cause = mostly(causes_of(worst)[top.site, top.gemm, top.role])
     reason = f", mostly by {cause}" if cause else ""
+    whole = worst.part("all")
+    what, base = ("the loss", worst.loss) if whole.judged_by == "loss" else ("the loss after the step", worst.after)
     return (
-        f"In one training step {worst.datapath} changes the loss by {worst.part('all').measured:+.3g} (from {worst.loss:.3g}); "
+        f"In one training step {worst.datapath} changes {what} by {whole.measured:+.3g} (from {base:.3g}); "
         f"alone, {top.name} changes {EFFECTS[is_forward(top)]} most ({top.measured:+.3g}{reason})."
     )
 

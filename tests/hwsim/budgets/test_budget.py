@@ -1,5 +1,6 @@
 """The error budget of one step: what is measured, what is predicted, and how the two agree."""
 
+import io
 import json
 import math
 from itertools import groupby
@@ -9,6 +10,7 @@ import pytest
 import scipy.stats
 import torch
 from budget_cases import LR, all_operands, trained
+from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,6 +18,9 @@ import hwsim
 from hwsim import ConfigError
 from hwsim.budgets import Budget, spearman
 from hwsim.budgets.causes import facts
+from hwsim.budgets.machines import ROLES, Role
+from hwsim.budgets.measured import role_orders
+from hwsim.budgets.table import Row
 from hwsim.casting import apply
 from hwsim.datapaths import datapath
 from hwsim.formats import Draw
@@ -45,6 +50,10 @@ INT4 = {"format": "int4", "scaling": "absmax"}
 
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean()
+
+
+def tokenwise(outputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs.reshape(-1, 11), targets.reshape(-1))
 
 
 @pytest.fixture
@@ -217,9 +226,96 @@ def test_totals_are_all_each_role_gemm_and_layer_all_but_each_and_the_interactio
     assert math.isfinite(found.part("all").predicted)
     assert 0.5 < found.part("all").cosine < 1
     assert found.part("all").sqnr < found.part("only weight").sqnr
-    assert found.part("all but grad_output").measured == pytest.approx(found.part("all").measured)
     few = hwsim.budget(model, nn.functional.cross_entropy, batch, all_operands("int4"), causes=False, groups=False)
-    assert [row.part for row in few.totals] == ["all", "all, after the step", "interaction"]
+    parts = ["all", "all, after the step", "interaction", "interaction, after the step"]
+    assert [row.part for row in few.totals] == parts
+
+
+def test_what_acts_in_the_backward_pass_only_is_judged_by_the_loss_after_the_step() -> None:
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)), (torch.randn(16, 8), torch.randint(4, (16,)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    found = hwsim.budget(
+        model, nn.functional.cross_entropy, batch, all_operands("int4"), optimizer=optimizer, causes=False, predict=False
+    )
+    whole = found.part("all, after the step")
+    assert whole.measured == found.part("all").step_loss
+    assert found.part("interaction, after the step").measured == pytest.approx(
+        whole.measured - sum(row.step_loss for row in found.places)
+    )
+    for group in ("grad_output", "GEMM grad_input", "GEMM grad_weight"):
+        only, rest = found.part(f"only {group}"), found.part(f"all but {group}")
+        assert only.judged_by == rest.judged_by == "step_loss"
+        assert only.measured != 0
+        assert rest.measured not in (whole.measured, found.part("all").measured)
+    assert found.part("all but weight").judged_by == found.part("all but GEMM output").judged_by.removeprefix("step_") == "loss"
+
+
+def test_a_site_of_a_layer_that_has_several_has_totals_of_its_own() -> None:
+    torch.manual_seed(0)
+    ids = torch.arange(12).view(2, 6) % 11
+    machine = {"name": "m", "gemm": {"output": {"input": INT4, "weight": INT4}}}
+    found = hwsim.budget(Attentive(False), tokenwise, (ids, ids), machine, causes=False, predict=False)
+    sites = dict.fromkeys(row.site for row in found.places)
+    assert {row.part for row in found.totals if " site " in row.part} == {
+        f"{what} site {site}" for what in ("only", "all but") for site in sites if site not in ("qkv", "head")
+    }
+    product = next(row for row in found.places if row.site not in ("qkv", "head"))
+    ports = [place for place in found.places if place.site == product.site]
+    assert len(ports) == 1
+    assert found.part(f"only site {product.site}").measured == pytest.approx(product.measured)
+    assert found.part(f"all but site {product.site}").measured == pytest.approx(product.all_but)
+
+
+def test_forward_casts_change_gradients_weights_and_accuracy_too() -> None:
+    torch.manual_seed(0)
+    model, (x, y) = nn.Linear(5, 3), (torch.randn(40, 5), torch.randint(3, (40,)))
+    y[0] = -100
+    found = hwsim.budget(
+        model, nn.functional.cross_entropy, (x, y), one("output", "weight", {"format": "int2", "scaling": "absmax"})
+    )
+    gradients, accuracies = [], []
+    for machine in (one("output", "weight", {"format": "int2", "scaling": "absmax"}), {"name": "wide"}):
+        copy = nn.Linear(5, 3)
+        copy.load_state_dict(model.state_dict())
+        copy.double()
+        with hwsim.emulate(copy, machine):
+            outputs = copy(x.double())
+            nn.functional.cross_entropy(outputs, y).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in copy.parameters() if p.grad is not None]))
+        accuracies.append(float((outputs.argmax(1) == y)[1:].double().mean()))
+    row, (cast, wide) = found.places[0], gradients
+    assert row.gradient_error == pytest.approx(float((cast - wide).norm() / wide.norm()))
+    assert row.cosine == pytest.approx(float(nn.functional.cosine_similarity(cast, wide, dim=0)))
+    assert row.gradient_bias == pytest.approx(float((cast - wide).sum() / wide.abs().sum()))
+    assert row.update_error == pytest.approx(row.gradient_error)
+    assert (found.accuracy, row.accuracy) == pytest.approx((accuracies[1], accuracies[0] - accuracies[1]))
+    assert row.accuracy != 0
+
+
+def test_targets_that_are_no_class_numbers_have_no_accuracy(linear: Any) -> None:
+    found = hwsim.budget(*_with_loss(linear), one("output", "weight"))
+    assert math.isnan(found.accuracy)
+    assert math.isnan(found.places[0].accuracy)
+
+
+def test_the_headline_says_which_loss_it_speaks_of(linear: Any) -> None:
+    model, batch = linear
+    for gemm, words in (("output", "the batch's loss"), ("grad_weight", "its loss after the step")):
+        found = hwsim.budget(model, squared, batch, one(gemm, "input"), causes=False)
+        assert f"alone, weight {gemm} input changes {words} most ({found.places[0].measured:+.3g})." in found.headline
+    assert found.headline.startswith(f"one changes the loss of this batch after the step by {found.places[0].measured:+.3g}")
+
+
+def test_the_changes_of_two_losses_are_ranked_apart() -> None:
+    def row(role: str, judged_by: Any, measured: float, predicted: float) -> Row:
+        return Row("m", "s", "output", role, "all", measured, predicted, 0.0, judged_by=judged_by)
+
+    forward = [row("a", "loss", 3.0, 3.0), row("b", "loss", 2.0, 2.0), row("c", "loss", 1.0, 1.0)]
+    backward = [row("d", "step_loss", 0.3, 0.1), row("e", "step_loss", 0.2, 0.2), row("f", "step_loss", 0.1, 0.3)]
+    found = Budget("m", (*forward, *backward), (Row("m", "", "", "", "all", 1.0, math.nan, 0.0, part="all"),), 1.0, 0.9)
+    assert (found.rank_correlation, found.rank_correlation_after_step) == (1.0, -1.0)
+    assert found.headline.endswith("rank correlation 1.000 for the batch's loss and -1.000 for its loss after the step.")
 
 
 def test_all_but_a_place_is_what_the_others_change_together(linear: Any) -> None:
@@ -245,6 +341,26 @@ def test_the_shares_of_roles_are_shapleys_and_add_up_to_the_change_after_the_ste
     shares = {role: found.part(f"share of {role}").measured for role in alone}
     assert sum(shares.values()) == pytest.approx(both)
     assert shares["input"] == pytest.approx((after["input"] + both - after["weight"]) / 2)
+
+
+@pytest.mark.parametrize("roles", [ROLES[:2], ROLES[:4], ROLES[:5], ROLES])
+def test_roles_are_taken_up_in_every_order_or_in_some_that_are_always_the_same(roles: tuple[Role, ...]) -> None:
+    orders = role_orders(roles)
+    assert len(orders) == min(math.factorial(len(roles)), 24 if len(roles) < 5 else 8)
+    assert orders == role_orders(roles)
+    assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(roles))}
+    assert all(order[::-1] in orders for order in orders)
+
+
+def test_more_roles_than_every_set_is_run_of_have_shares_that_add_up_too() -> None:
+    torch.manual_seed(0)
+    model, batch = nn.Linear(4, 2), (torch.randn(4, 4), torch.randn(4, 2))
+    casts = dict.fromkeys(("input", "weight", "grad_output", "result"), "fp8_e4m3fn")
+    machine = {"name": "five", "gemm": {"all": casts}, "optimizer": {"gradient": "fp8_e5m2"}}
+    found = hwsim.budget(model, squared, batch, machine, causes=False, predict=False)
+    shares = [row.measured for row in found.totals if row.part.startswith("share of ")]
+    assert len(shares) == 5
+    assert sum(shares) == pytest.approx(found.part("all, after the step").measured)
 
 
 def test_weights_are_compared_after_as_many_steps_as_are_asked_for(linear: Any) -> None:
@@ -277,7 +393,35 @@ def test_a_change_has_a_confidence_interval_over_seeds_and_draws(linear: Any) ->
     cast = {"format": "int4", "scaling": "absmax", "rounding": "stochastic"}
     row = hwsim.budget(model, squared, batch, one("output", "weight", cast), seeds=[0, 1], draws=3).rows[0]
     assert row.interval == pytest.approx(scipy.stats.t.ppf(0.975, 5) * row.noise / 6**0.5)
-    assert math.isnan(hwsim.budget(model, squared, batch, one("output", "weight")).rows[0].interval)
+    certain = hwsim.budget(model, squared, batch, one("output", "weight")).rows[0]
+    assert math.isnan(certain.interval)
+    assert certain.intervals == {}
+
+
+def test_every_metric_has_a_confidence_interval_over_seeds_and_draws(linear: Any) -> None:
+    model, batch = linear
+    cast = {"format": "int4", "scaling": "absmax", "rounding": "stochastic"}
+    both = [hwsim.budget(model, squared, batch, one("output", "weight", cast), seeds=[0], draws=n).places[0] for n in (1, 2)]
+    first, mean = both
+    metrics = {"step_loss", "sqnr", "cosine", "gradient_error", "gradient_bias", "update_error"}
+    assert set(mean.intervals) == metrics
+    for name in metrics:
+        # Of two draws the mean lies as far from either as the deviation over sqrt(2).
+        assert mean.intervals[name] == pytest.approx(
+            scipy.stats.t.ppf(0.975, 1) * abs(getattr(mean, name) - getattr(first, name))
+        )
+
+
+def test_the_terminal_table_has_the_interval_and_the_loss_of_every_row(linear: Any) -> None:
+    model, batch = linear
+    cast = {"format": "int4", "scaling": "absmax", "rounding": "stochastic"}
+    found = hwsim.budget(model, squared, batch, one("grad_weight", "grad_output", cast))
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(found)
+    lines = [line for line in console.export_text().splitlines() if "weight grad_weight grad_output" in line and "│" in line]
+    (cells,) = ([cell.strip() for cell in line.strip("│").split("│")] for line in lines)
+    row = found.places[0]
+    assert cells[:4] == ["weight grad_weight grad_output", "step loss", f"{row.measured:+.3e}", f"{row.interval:.1e}"]
 
 
 def test_a_budget_is_read_back_from_its_json(linear: Any) -> None:
@@ -478,15 +622,11 @@ def test_checkpointing_changes_no_prediction() -> None:
     ids = torch.arange(12).view(2, 6) % 11
     cast = {"format": "fp8_e4m3fn", "scaling": "absmax"}
     machine = {"name": "m", "gemm": {"all": dict.fromkeys(("input", "weight", "grad_output"), cast)}}
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(outputs.reshape(-1, 11), targets.reshape(-1))
-
     found = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
         model = Attentive(checkpointed)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-        budget = hwsim.budget(model, loss, (ids, ids), machine, optimizer=optimizer, samples=2, causes=False, groups=False)
+        budget = hwsim.budget(model, tokenwise, (ids, ids), machine, optimizer=optimizer, samples=2, causes=False, groups=False)
         found.append({(row.site, row.gemm, row.role): row.predicted for row in budget.places})
     assert found[1] == pytest.approx(found[0])
