@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -38,11 +39,15 @@ class Limits(Record):
     Args:
         loss: of the batch; a fall of the loss is no failure.
         step_loss: of the same batch after the step.
+        accuracy: of the batch, how much of it may be lost; a rise is no failure, and targets that are no class numbers fail.
+        logits: |z' - z| / |z| of the model's scores, that is 10^(-SQNR / 20): a share, or `2 %`.
         gradient: |g' - g| / |g| of the whole gradient, itself relative: a share, or `2 %`.
     """
 
     loss: LimitField | None = None
     step_loss: LimitField | None = None
+    accuracy: LimitField | None = None
+    logits: LimitField | None = None
     gradient: LimitField | None = None
 
 
@@ -61,18 +66,20 @@ class Verdict(Record):
 
 def verdicts(budget: Budget, limits: Limits) -> tuple[Verdict, ...]:
     """Every limit, judged by what was measured with all casts at once. What is not finite fails."""
-    parts = {row.part: row for row in budget.totals}
-    whole = parts["all"]
-    step = parts.get("all, after the step", whole)
+    whole = budget.part("all")
+    # Casts of the backward pass alone leave the batch's own loss where it is.
+    loss = whole.measured if whole.judged_by == "loss" or not isfinite(whole.measured) else 0.0
     found = {
-        "loss": (whole.measured, budget.loss),
-        "step_loss": (step.measured, budget.after),
-        "gradient": (whole.gradient_error, 1.0),
+        "loss": (loss, loss, budget.loss),
+        "step_loss": (whole.step_loss, whole.step_loss, budget.after),
+        "accuracy": (whole.accuracy, -whole.accuracy, budget.accuracy),
+        "logits": (noise := 10 ** (-whole.sqnr / 20), noise, 1.0),
+        "gradient": (whole.gradient_error, whole.gradient_error, 1.0),
     }
     result = []
-    for name, (change, base) in found.items():
+    for name, (change, worse, base) in found.items():
         limit: Limit | None = getattr(limits, name)
         if limit is not None:
             allowed = limit.value * (abs(base) if limit.relative else 1.0)
-            result.append(Verdict.model_construct(name=name, limit=limit, found=change, passed=change <= allowed))
+            result.append(Verdict.model_construct(name=name, limit=limit, found=change, passed=worse <= allowed))
     return tuple(result)

@@ -39,6 +39,45 @@ def test_a_limit_is_a_number_or_a_share_of_the_twin(limit: object, passed: bool)
     assert str(verdict).startswith("pass" if passed else "FAIL")
 
 
+def test_every_limit_is_judged_by_what_all_casts_change_together() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(16, 4), 8 * torch.randn(32, 16)
+    batch = (x, model(x).argmax(1))
+    cast = {"format": "int2", "scaling": "absmax"}
+    machine = {"name": "int2", "gemm": {"output": {"weight": cast}, "grad_weight": {"grad_output": cast}}}
+    found = hwsim.budget(model, nn.functional.cross_entropy, batch, machine, optimizer=sgd(model), causes=False, predict=False)
+    whole = found.part("all")
+    changes = {
+        "loss": whole.measured,
+        "step_loss": found.part("all, after the step").measured,
+        "accuracy": whole.accuracy,
+        "logits": 10 ** (-whole.sqnr / 20),
+        "gradient": whole.gradient_error,
+    }
+    assert changes["accuracy"] < 0
+    for factor, passed in ((1.01, True), (0.99, False)):
+        limits = Limits.model_validate({name: factor * abs(change) for name, change in changes.items()})
+        judged = {verdict.name: (verdict.found, verdict.passed) for verdict in verdicts(found, limits)}
+        assert judged == {name: (pytest.approx(change), passed) for name, change in changes.items()}
+
+
+def test_the_loss_after_the_step_is_limited_where_only_the_forward_pass_rounds() -> None:
+    model, batch = small()
+    cast = {"format": "int3", "scaling": "absmax"}
+    found = hwsim.budget(model, squared, batch, {"name": "int3", "gemm": {"output": {"input": cast}}}, causes=False)
+    (verdict,) = verdicts(found, Limits.model_validate({"step_loss": 1.0}))
+    assert verdict.found == found.part("all").step_loss != found.part("all").measured
+
+
+def test_casts_of_the_backward_pass_leave_the_batchs_own_loss_where_it_is() -> None:
+    model, batch = small()
+    machine = {"name": "int3", "gemm": {"grad_weight": {"input": {"format": "int3", "scaling": "absmax"}}}}
+    found = hwsim.budget(model, squared, batch, machine, optimizer=sgd(model), causes=False)
+    loss, step = verdicts(found, Limits.model_validate({"loss": 1e-9, "step_loss": 1e-9}))
+    assert (loss.found, loss.passed) == (0.0, True)
+    assert step.found == found.part("all").measured != 0
+
+
 @pytest.mark.parametrize("share", [1e-4, 1e-2, 0.3])
 def test_an_allocation_keeps_its_limit_and_is_cheaper_the_wider_that_is(share: float) -> None:
     model, batch = small()
