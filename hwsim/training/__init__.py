@@ -14,10 +14,11 @@ from .constructions import (
     squared_l2_slopes,
     stairs,
 )
-from .deploy import DeploymentCheck, HardwareWeight, LayerCheck, check_deployment, to_hardware, unit_layer
+from .deploy import DeploymentCheck, LayerCheck, check_deployment, unit_layer
 from .dorefa import dorefa_activation, dorefa_gradient, dorefa_weight
 from .equivalent import EquivalentNoise, equivalent_noise
 from .glm import ABSOLUTE, LOGISTIC, POISSON, SQUARES, Glm
+from .hardware import HardwareWeight, to_hardware
 from .level_quantizers import LSBQ, Asymmetric, FormatLevels, LevelQuantizer, Ternary, Uniform, learned_codebook
 from .lsq import LSQ
 from .pact import PACT

@@ -1,8 +1,8 @@
-"""From trained weights to what the hardware stores, with proof, and from there back to the network's outputs."""
+"""From what the hardware stores back to the network's outputs: whether they are those of the trained network, bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import unfold
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import _disable_current_modes
 
 from hwsim.casting import elements
@@ -17,35 +18,9 @@ from hwsim.casts import Cast, Channel, Granularity, Group
 from hwsim.datapaths import Datapath
 from hwsim.emulator import emulate
 from hwsim.errors import ConfigError
-from hwsim.formats import Format
 from hwsim.macs import Mac, mac, matmul
 
-from .parq import split_parameters
-from .rows import from_rows, granularity, to_rows
-
-
-@dataclass(frozen=True)
-class HardwareWeight:
-    """A weight as the hardware stores it: value = scale * decoded code, rounded once to the weight's dtype.
-
-    Attributes:
-        format: what the codes mean. codes: int64, the weight's shape.
-        scales: (rows, 1), the weight's dtype. share: what shares a scale.
-    """
-
-    format: Format
-    codes: torch.Tensor
-    scales: torch.Tensor
-    share: Granularity
-
-    def elements(self) -> torch.Tensor:
-        """The decoded codes, not scaled, in the scales' dtype."""
-        table = torch.tensor([float(self.format.decode_code(c)) for c in range(1 << self.format.bits)], dtype=torch.float64)
-        return table.to(self.scales)[self.codes]
-
-    def values(self) -> torch.Tensor:
-        """The weight."""
-        return from_rows(to_rows(self.elements(), self.share) * self.scales, self.codes.shape, self.share)
+from .hardware import HardwareWeight, parametrized
 
 
 @dataclass(frozen=True)
@@ -81,31 +56,6 @@ class DeploymentCheck:
 HardwareLayer = Callable[[nn.Module, HardwareWeight, torch.Tensor], torch.Tensor]
 
 
-def to_hardware(
-    model: nn.Module, fmt: Format, share: Any = "tensor", names: Iterable[str] | None = None
-) -> dict[str, HardwareWeight]:
-    """The weights as codes of a format and scales, with proof that each is exactly a value of the format times its scale.
-
-    The scale of a row is its largest magnitude over a value of the format, the largest value that fits every element.
-
-    Args:
-        model: trained; its weights are read.
-        fmt: at most 16 bits.
-        share: what shares a scale: "tensor", {"channel": axis} or {"group": size}.
-        names: parameters; the weights that `split_parameters` finds unless given.
-
-    Raises:
-        ConfigError: a weight off the grid (the text has its quantization rate and first such element), an unknown name.
-    """
-    parameters = dict(model.named_parameters())
-    weights = {id(w) for w in split_parameters(model)[0]}
-    chosen = [n for n, p in parameters.items() if id(p) in weights] if names is None else list(names)
-    unknown = [name for name in chosen if name not in parameters]
-    if unknown:
-        raise ConfigError(f"to_hardware names: got {unknown[0]!r}; allowed: {', '.join(parameters)}")
-    return {name: _stored(name, parameters[name].detach(), fmt, granularity(share)) for name in chosen}
-
-
 def check_deployment(
     model: nn.Module,
     weights: Mapping[str, HardwareWeight],
@@ -115,8 +65,9 @@ def check_deployment(
 ) -> DeploymentCheck:
     """Whether the network gives the same outputs, bit for bit, with its layers computed from codes and scales.
 
-    Linear and convolution layers are computed anew; what `to_hardware` stored of others (attention's projections) is equal to
-    training's, bit for bit, and is left where it is.
+    Every layer called with one input whose `weight` was stored is computed anew, also where it shares it with others; what
+    `to_hardware` stored beyond them (attention's projections, a table of embeddings) is equal to training's, bit for bit, and is
+    left where it is.
 
     Args:
         model: as trained; it is run in its present mode, without gradients.
@@ -125,13 +76,19 @@ def check_deployment(
         layer: computes a layer from its stored weight: `unscaled_layer` unless given, `unit_layer` for a dot-product unit.
         datapath: the machine that training was emulated on; what the hardware is held against is then the emulated network, and
             all but the stored layers runs on that machine in both.
+
+    Raises:
+        ConfigError: a weight that the model lacks, or none of a layer that runs: nothing would be compared.
     """
-    stored = {path: weight for path, own, weight in ((*_split(name), w) for name, w in weights.items()) if own == "weight"}
+    stored = _stored_layers(model, weights)
     modules = {name: module for name, module in model.named_modules() if name in stored}
     trained: dict[str, torch.Tensor] = {}
     deployed: dict[str, torch.Tensor] = {}
     compute = layer or unscaled_layer
     expected = _run(model, modules, inputs, lambda name, _, output: trained.update({name: output.clone()}), datapath)
+    if not trained:
+        given = ", ".join(weights) or "none"
+        raise ConfigError(f"check_deployment weights: got {given}; allowed: at least one `weight` of a layer that the model runs")
 
     computing: set[str] = set()
 
@@ -152,18 +109,31 @@ def check_deployment(
 
 
 def unscaled_layer(module: nn.Module, weight: HardwareWeight, x: torch.Tensor) -> torch.Tensor:
-    """A linear or convolution layer as an accelerator computes it: on unscaled elements, its result scaled once, then the bias.
+    """A layer as an accelerator computes it: on unscaled elements, its result scaled once, then the bias.
 
-    Scales that are shared along the contracted axis are multiplied into the elements beforehand.
+    This holds for linear layers and convolutions of a batch whose scales are one a tensor or one an output channel, the weight's
+    first axis. For other scales, which are shared along the contracted axis, and for other layers the scales are multiplied into
+    the elements beforehand.
     """
-    bias = getattr(module, "bias", None)
-    if isinstance(weight.share, Group) or (isinstance(weight.share, Channel) and weight.share.channel != 0):
+    if not (_scales_outputs(weight.share) and _has_outputs_first(module, x)):
         return _called(module, {"weight": weight.values()}, x)
+    bias = getattr(module, "bias", None)
     no_bias = {} if bias is None else {"bias": torch.zeros_like(bias)}
     product = _called(module, {"weight": weight.elements(), **no_bias}, x)
-    shape = (-1, *[1] * (product.ndim - 2)) if not isinstance(module, nn.Linear) else (-1,)
+    shape = (-1,) if isinstance(module, nn.Linear) else (-1, *[1] * (product.ndim - 2))
     scaled = product * weight.scales.reshape(shape)
     return scaled if bias is None else scaled + bias.reshape(shape)
+
+
+def _scales_outputs(share: Granularity) -> bool:
+    return not isinstance(share, Group) and not (isinstance(share, Channel) and share.channel != 0)
+
+
+def _has_outputs_first(module: nn.Module, x: torch.Tensor) -> bool:
+    """Whether the weight's first axis is the outputs' last (linear layers) or second one (convolutions of a batch)."""
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return x.ndim == len(module.kernel_size) + 2
+    return isinstance(module, nn.Linear)
 
 
 def unit_layer(cast: Cast, unit: Mac | str) -> HardwareLayer:
@@ -179,7 +149,7 @@ def unit_layer(cast: Cast, unit: Mac | str) -> HardwareLayer:
     chosen = mac(unit)
 
     def compute(module: nn.Module, weight: HardwareWeight, x: torch.Tensor) -> torch.Tensor:
-        if isinstance(weight.share, Group) or (isinstance(weight.share, Channel) and weight.share.channel != 0):
+        if not _scales_outputs(weight.share):
             raise ConfigError(f"unit_layer: got scales per {weight.share}; allowed: one a tensor, or one an output channel")
         codes, scale = elements(cast, x)
         columns, shape = _columns(module, codes)
@@ -200,9 +170,11 @@ def _columns(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, Callable
         or module.groups != 1
         or module.padding_mode != "zeros"
         or isinstance(module.padding, str)
+        or x.ndim != 4
     ):
         raise ConfigError(
-            f"unit_layer: got {module}; allowed: Linear, and Conv2d in one group with a padding of zeros in numbers"
+            f"unit_layer: got {module} with an input of {x.ndim} axes; allowed: Linear, and Conv2d in one group with a padding "
+            "of zeros in numbers and an input of 4"
         )
     patches = unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)
     windows = zip(x.shape[2:], module.padding, module.dilation, module.kernel_size, module.stride, strict=True)
@@ -211,14 +183,36 @@ def _columns(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, Callable
     return rows, lambda y: y.reshape(len(x), -1, y.shape[-1]).transpose(1, 2).reshape(len(x), -1, *size)
 
 
-def _split(name: str) -> tuple[str, str]:
-    path, _, own = name.rpartition(".")
-    return path, own
+def _stored_layers(model: nn.Module, weights: Mapping[str, HardwareWeight]) -> dict[str, HardwareWeight]:
+    """The stored `weight` of each layer by the layer's name; a weight that layers share has one name, and goes to all of them."""
+    parameters = dict(model.named_parameters())
+    known = {*parameters, *(name for name, _ in parametrized(model))}
+    unknown = [name for name in weights if name not in known]
+    if unknown:
+        raise ConfigError(f"check_deployment weights: got {unknown[0]!r}; allowed: {', '.join(sorted(known))}")
+    shared = {id(parameters[name]): weight for name, weight in weights.items() if name in parameters}
+    layers = {}
+    for path, module in model.named_modules():
+        own = weights.get(f"{path}.weight".lstrip("."), shared.get(id(module._parameters.get("weight"))))
+        if own is not None and not isinstance(module, nn.Embedding):
+            layers[path] = own
+    return layers
 
 
 def _called(module: nn.Module, parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    output: torch.Tensor = torch.func.functional_call(module, parameters, (x,))
+    output: torch.Tensor = torch.func.functional_call(_without_parametrizations(module), parameters, (x,))
     return output
+
+
+def _without_parametrizations(module: nn.Module) -> nn.Module:
+    """The module itself, or one that shares all with it but has plain tensors: a parametrization would change those put in."""
+    if not parametrize.is_parametrized(module):
+        return module
+    plain: nn.Module = object.__new__(parametrize.type_before_parametrizations(module))
+    made = {own: getattr(module, own).detach() for own in module.parametrizations}  # type: ignore[union-attr]
+    children = {name: child for name, child in module._modules.items() if name != "parametrizations"}
+    plain.__dict__.update(module.__dict__, _parameters={**module._parameters, **made}, _modules=children)
+    return plain
 
 
 def _run(
@@ -229,7 +223,10 @@ def _run(
     datapath: Datapath | str | Mapping[str, Any] | None,
 ) -> torch.Tensor:
     machine = nullcontext() if datapath is None else emulate(model, datapath)
-    handles = [m.register_forward_hook(lambda _, args, output, n=n: see(n, args[0], output)) for n, m in modules.items()]
+    handles = [
+        m.register_forward_hook(lambda _, args, output, n=n: see(n, args[0], output) if len(args) == 1 else None)
+        for n, m in modules.items()
+    ]
     try:
         with machine, torch.no_grad():
             return model(inputs)  # type: ignore[no-any-return]
@@ -242,39 +239,3 @@ def _compare(name: str, expected: torch.Tensor, given: torch.Tensor) -> LayerChe
     different = ~((expected == given) | (expected.isnan() & given.isnan()))
     largest = (expected - given).abs()[different].max().item() if bool(different.any()) else 0.0
     return LayerCheck(name, expected.numel(), int(different.sum()), largest)
-
-
-def _stored(name: str, weight: torch.Tensor, fmt: Format, share: Granularity) -> HardwareWeight:
-    codes = {float(fmt.decode_code(code)) + 0.0: code for code in reversed(range(1 << fmt.bits))}
-    values = fmt.values().to(weight)
-    rows = to_rows(weight, share)
-    best, scales = _best_fit(rows, values)
-    fits = rows == best
-    if not bool(fits.all()):
-        at = int((~fits).flatten().nonzero()[0])
-        raise ConfigError(
-            f"to_hardware {name}: got a quantization rate of {fits.double().mean().item():.2%} on {fmt}, first off the grid: "
-            f"{rows.flatten()[at].item()!r} in row {at // rows.shape[1]}; allowed: values of the format times the row's scale"
-        )
-    place = (rows / scales).unsqueeze(-1).sub(values).abs().argmin(-1) if rows.numel() else rows.long()
-    table = torch.tensor([codes[v] for v in fmt.values().double().tolist()], device=weight.device)
-    return HardwareWeight(fmt, from_rows(table[place], weight.shape, share), scales, share)
-
-
-def _best_fit(rows: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row's nearest elements (a value times a scale, rounded), for the scale that leaves fewest off the grid."""
-    amax = rows.abs().amax(-1, keepdim=True)
-    middles = (values[1:] + values[:-1]) / 2
-    best, scales = torch.zeros_like(rows), torch.ones_like(amax)
-    fewest = (rows != best).sum(-1, keepdim=True)
-    for magnitude in sorted({abs(v) for v in values.tolist() if v}, reverse=True):
-        first = amax / magnitude
-        for scale in (first, torch.nextafter(first, first.new_zeros(())), torch.nextafter(first, first.new_full((), torch.inf))):
-            on_grid = values[torch.bucketize(rows / scale, middles)] * scale
-            off = (rows != on_grid).sum(-1, keepdim=True)
-            better = off < fewest
-            best, scales = torch.where(better, on_grid, best), torch.where(better, scale, scales)
-            fewest = torch.minimum(fewest, off)
-        if not bool(fewest.any()):
-            break
-    return best, scales
