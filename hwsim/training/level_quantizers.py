@@ -30,7 +30,7 @@ class LSBQ:
     """Least-squares binary quantization: the 2^bits sums of +-v_j.
 
     Greedy: v_j = mean |r|, r <- r - v_j sgn(r), sgn(0) = 1. Optimal (1 or 2 bits): the least squared error there is; for
-    2 bits the magnitudes are the best two means of |w|, found over all splits of the sorted magnitudes.
+    2 bits the magnitudes are the best two means of |w|, found over all splits of the sorted magnitudes in double precision.
 
     Raises:
         ConfigError: bits outside 1..8; optimal with more than 2 bits.
@@ -51,7 +51,7 @@ class LSBQ:
     def levels(self, rows: torch.Tensor) -> torch.Tensor:
         """The levels of each row."""
         if self.optimal and self.bits == 2:
-            magnitudes = _two_means(rows.abs())
+            magnitudes = _two_means(rows.abs().double()).to(rows.dtype)
             return torch.cat([-magnitudes.flip(-1), magnitudes], -1)
         residue, parts = rows, []
         for _ in range(self.bits):
@@ -109,10 +109,11 @@ class Ternary:
         """The levels of each row."""
         magnitude = rows.abs()
         if self.optimal:
-            sums = magnitude.sort(-1, descending=True).values.cumsum(-1)
-            counts = torch.arange(1, rows.shape[-1] + 1, dtype=rows.dtype, device=rows.device)
+            # In double: sums of a million weights overflow float16, and counts above 256 are no bfloat16 numbers.
+            sums = magnitude.sort(-1, descending=True).values.cumsum(-1, dtype=torch.float64)
+            counts = torch.arange(1, rows.shape[-1] + 1, dtype=sums.dtype, device=rows.device)
             best = (sums * sums / counts).argmax(-1, keepdim=True)
-            v = sums.gather(-1, best) / counts[best]
+            v = (sums.gather(-1, best) / counts[best]).to(rows.dtype)
         else:
             v = self.multiplier * magnitude.mean(-1, keepdim=True)
         return torch.cat([-v, torch.zeros_like(v), v], -1)

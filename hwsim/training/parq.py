@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from typing import Any, overload
 
 import torch
@@ -53,7 +54,7 @@ class PARQ(Optimizer):
         anneal_weight_decay: the share of weight decay that falls with the prox map's slope, 0..1.
 
     Raises:
-        ConfigError: an empty group, lists that do not fit the groups, numbers out of range.
+        ConfigError: a base that needs a closure, an empty group, lists that do not fit the groups, numbers out of range.
 
     Source: Jin et al. 2025 (arXiv 2503.15748), algorithm 1.
     """
@@ -72,6 +73,9 @@ class PARQ(Optimizer):
         # Optimizer.__init__ would make parameter groups of its own; these and the hooks are the base optimizer's.
         if not isinstance(base, Optimizer):
             raise ConfigError(f"PARQ base: got {type(base).__name__}; allowed: a torch optimizer")
+        if signature(base.step).parameters["closure"].default is Parameter.empty:
+            given = f"{type(base).__name__}, whose step needs a closure"
+            raise ConfigError(f"PARQ base: got {given}; allowed: an optimizer that steps on gradients already there")
         if warmup < 0 or period < 1 or not 0 <= anneal_weight_decay <= 1:
             given = f"warmup {warmup}, period {period}, anneal_weight_decay {anneal_weight_decay}"
             raise ConfigError(f"PARQ: got {given}; allowed: warmup >= 0, period >= 1, anneal_weight_decay 0 to 1")
@@ -151,13 +155,15 @@ class PARQ(Optimizer):
         """Continue, bit for bit, where `state_dict` was taken; the network's own state is loaded by itself.
 
         Raises:
-            ConfigError: a state without PARQ's part, or of other groups.
+            ConfigError: a state without PARQ's part, or of other groups, weights or granularities.
         """
         own = state_dict.get("parq")
         if own is None or len(own["groups"]) != len(self._drawn):
             raise ConfigError(
                 "PARQ state: got one without its part, or of other groups; allowed: a PARQ state_dict of the same groups"
             )
+        for group, saved in zip(self._drawn, own["groups"], strict=True):
+            _check_state(group, saved)
         with self._latents_in_groups():
             self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "parq"})
         self.steps_done = own["steps_done"]
@@ -221,6 +227,18 @@ class PARQ(Optimizer):
         if self.anneal_weight_decay:
             kept = 1 - self.anneal_weight_decay * (1 - self.prox_map.slope(progress))
             options["weight_decay"] = kept * group.weight_decay
+
+
+def _check_state(group: _Drawn, saved: StateDict) -> None:
+    given, shapes = ([tuple(u.shape) for u in latents] for latents in (saved["latents"], group.latents))
+    if given != shapes:
+        raise ConfigError(f"PARQ state of group {group.index}: got weights of shapes {given}; allowed: {shapes}")
+    rows = [len(to_rows(u, group.share)) for u in group.latents]
+    kept = [len(levels) for levels in saved["levels"]]
+    if kept and kept != rows:
+        raise ConfigError(
+            f"PARQ state of group {group.index}: got levels of {kept} rows; allowed: {rows}, as the granularity has"
+        )
 
 
 def split_parameters(model: nn.Module, keep: Sequence[str] = ()) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -197,7 +198,13 @@ class Soft:
 class Aprox:
     """w = prox_(gamma strength psi)(u), gamma the sum of the learning rates so far; the quantizer's levels scale the PAR.
 
-    The PAR's last level is brought onto the largest level of each row. Source: Jin et al. 2025, equation 11.
+    The PAR's largest level, of its two sides, is brought onto the level of largest magnitude of each row. It stays as it is where
+    one of them is 0, and where the strength over the scale is too large for the row's dtype, as for rows of zeros.
+
+    Raises:
+        ConfigError: a strength that is negative, NaN or infinite.
+
+    Source: Jin et al. 2025, equation 11.
     """
 
     par: PAR
@@ -205,11 +212,17 @@ class Aprox:
 
     keeps_latent = True
 
+    def __post_init__(self) -> None:
+        if not (self.strength >= 0 and isfinite(self.strength)):
+            raise ConfigError(f"Aprox strength: got {self.strength}; allowed: a finite number >= 0")
+
     def __call__(self, u: torch.Tensor, levels: torch.Tensor, progress: Progress, out: torch.Tensor) -> None:
         """Write the weights w."""
-        scale = levels.abs().amax(-1, keepdim=True) / self.par.levels[-1]
+        largest, strength = max(self.par.levels[-1], self.par.mirrored.levels[-1]), progress.travelled * self.strength
+        ratio = levels.abs().amax(-1, keepdim=True) / (largest or 1.0)
+        scale = torch.where((ratio > 0) & (strength / ratio).isfinite(), ratio, 1.0) if largest else torch.ones_like(ratio)
         # psi is positively homogeneous: with levels times s, prox_t(u) = s prox_(t/s)(u/s).
-        out.copy_(scale * prox(u / scale, self.par, (progress.travelled * self.strength / scale).squeeze(-1)))
+        out.copy_(scale * prox(u / scale, self.par, (strength / scale).squeeze(-1)))
 
     def slope(self, progress: Progress) -> float:
         """How free the weights are."""

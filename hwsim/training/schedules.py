@@ -28,7 +28,7 @@ class Linear:
         return min(max((step - self.start) / (self.end - self.start), 0.0), 1.0)
 
     def __call__(self, step: int) -> float:
-        """The schedule's value after `step` quantized steps."""
+        """The schedule's value after `step` steps, a warm-up's included."""
         return 1 - self.progress(step)
 
 
@@ -53,7 +53,7 @@ class Sigmoid(Linear):
             raise ConfigError(f"schedule center: got {self.center}; allowed: 0 to 1")
 
     def __call__(self, step: int) -> float:
-        """The schedule's value after `step` quantized steps."""
+        """The schedule's value after `step` steps, a warm-up's included."""
         f = self.progress(step)
         if f in (0.0, 1.0):
             return 1 - f

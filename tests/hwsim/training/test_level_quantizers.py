@@ -61,6 +61,16 @@ class TestOptimalLevels:
         assert float(error(w, Ternary(optimal=True).levels(w))) == pytest.approx(least, abs=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("quantizer", [LSBQ(2, optimal=True), Ternary(optimal=True)], ids=str)
+@pytest.mark.parametrize("count", [100_000, 300])
+def test_optimal_levels_of_every_precision_are_those_of_double_precision(
+    quantizer: LevelQuantizer, dtype: torch.dtype, count: int
+) -> None:
+    w = (3 * rows(2, count)).to(dtype)
+    assert torch.equal(quantizer.levels(w), quantizer.levels(w.double()).to(dtype))
+
+
 class TestFormats:
     @pytest.mark.parametrize("scale", ["absmax", "power_of_two", "mse"])
     def test_levels_are_the_values_times_a_scale(self, scale: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from math import inf
+from math import inf, nan
 
 import pytest
 import torch
@@ -13,16 +13,18 @@ from torch.nn.functional import cross_entropy
 
 import hwsim
 from hwsim.errors import ConfigError
-from hwsim.fields import format_mapping
+from hwsim.fields import format_mapping, format_record
 from hwsim.formats import Integer
 from hwsim.training import (
     LSBQ,
     PAR,
     PARQ,
     Aprox,
+    Asymmetric,
     BinaryRelax,
     FormatLevels,
     Hard,
+    LevelQuantizer,
     Linear,
     Parq,
     Progress,
@@ -31,9 +33,11 @@ from hwsim.training import (
     Sigmoid,
     Soft,
     Uniform,
+    distance,
     learned_codebook,
     prox,
     split_parameters,
+    squared_l2_slopes,
 )
 from hwsim.training.nearest import cells, nearest
 
@@ -141,12 +145,45 @@ class TestMaps:
         Soft(Sigmoid(0, 4))(u, levels, Progress(4, 0.0), out)
         assert out.tolist() == [[0.0, 1.0]]
 
-    @pytest.mark.parametrize("levels", [(-1.0, 0.0, 1.0), (-2.0, 0.0, 2.0)])
-    def test_aprox_brings_the_par_onto_the_levels_of_the_row(self, levels: tuple[float, ...]) -> None:
-        u, out = torch.linspace(-3, 3, 61, dtype=torch.float64)[None], torch.empty(1, 61, dtype=torch.float64)
-        par = PAR((0, 1), (1, inf))
-        Aprox(par, 0.5)(u, torch.tensor([levels], dtype=torch.float64), Progress(0, 0.6), out)
-        torch.testing.assert_close(out[0], prox(u[0], par.scaled(levels[-1]), 0.3), rtol=0, atol=1e-14)
+    @pytest.mark.parametrize("scale", [1.0, 2.0, 0.3])
+    @pytest.mark.parametrize("fmt", ["ternary", "int4", "nf4", "fp4_e2m1"])
+    def test_aprox_brings_the_par_onto_the_levels_of_the_row(self, fmt: str, scale: float) -> None:
+        record = format_record(fmt)
+        u, out = scale * torch.linspace(-10, 10, 201, dtype=torch.float64)[None], torch.empty(1, 201, dtype=torch.float64)
+        par = PAR.on_format(record, 1.0, squared_l2_slopes)
+        levels = record.values().double()[None] * scale
+        Aprox(par, 0.5)(u, levels, Progress(0, 0.6), out)
+        torch.testing.assert_close(out[0], prox(u[0], par.scaled(scale), 0.3), rtol=0, atol=1e-13)
+        Aprox(par, 1e9)(u, levels, Progress(0, 1.0), out)
+        nearest_levels = torch.isclose(out[0, :, None], levels[0], rtol=1e-14, atol=0).any(-1)
+        assert bool(nearest_levels.all())
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize(
+        ("par", "quantizer"),
+        [(PAR((0, 1), (1, inf)), LSBQ(2)), (PAR((0, 1), (1, 2)), Uniform(3)), (PAR((0,), (1,)), LSBQ(2)),
+         (PAR((0, 1), (1, inf)), Asymmetric(3)), (distance((0.0, 1.0)), Uniform(2))],
+        ids=["lsbq", "uniform", "soft_threshold", "asymmetric", "distance"],
+    )  # fmt: skip
+    def test_aprox_leaves_rows_of_zeros_zero_and_the_others_as_they_are_alone(
+        self, par: PAR, quantizer: LevelQuantizer, dtype: torch.dtype
+    ) -> None:
+        u = torch.stack([torch.zeros(5, dtype=dtype), torch.linspace(-2, 2, 5, dtype=dtype)])
+        levels, out, alone = quantizer.levels(u), torch.empty_like(u), torch.empty_like(u[1:])
+        Aprox(par, 0.5)(u, levels, Progress(0, 8.0), out)
+        Aprox(par, 0.5)(u[1:], levels[1:], Progress(0, 8.0), alone)
+        assert out[0].tolist() == [0.0] * 5
+        assert torch.equal(out[1:], alone)
+
+    def test_aprox_without_levels_but_zero_is_soft_thresholding(self) -> None:
+        u, out = torch.tensor([[-3.0, -0.2, 0.2, 1.0]]), torch.empty(1, 4)
+        Aprox(PAR((0,), (1,)), 0.5)(u, torch.tensor([[-1.0, 1.0]]), Progress(0, 1.0), out)
+        assert out.tolist() == [[-2.5, 0.0, 0.0, 0.5]]
+
+    @pytest.mark.parametrize("strength", [-1.0, nan, inf])
+    def test_aprox_refuses_a_strength_that_is_none(self, strength: float) -> None:
+        with pytest.raises(ConfigError, match=r"Aprox strength: got .*; allowed: a finite number >= 0"):
+            Aprox(PAR((0, 1), (1, inf)), strength)
 
 
 class TestWrapper:
@@ -253,6 +290,10 @@ class TestWrapper:
         ("make", "message"),
         [
             (lambda b: PARQ("sgd", LSBQ(2)), "base: got str; allowed: a torch optimizer"),
+            (
+                lambda b: PARQ(torch.optim.LBFGS(b.param_groups[0]["params"]), LSBQ(2)),
+                "base: got LBFGS, whose step needs a closure; allowed: an optimizer that steps on gradients already there",
+            ),
             (lambda b: PARQ(b, LSBQ(2), period=0), "got warmup 0, period 0.*allowed: warmup >= 0, period >= 1"),
             (lambda b: PARQ(b, [LSBQ(2), LSBQ(1)]), "quantizer: got 2 for 1 parameter groups; allowed: one, or one a group"),
             (lambda b: PARQ(b, [None]), "got None for every group; allowed: a quantizer for at least one"),
@@ -276,6 +317,28 @@ class TestWrapper:
         optimizer = wrapped(network())
         with pytest.raises(ConfigError, match="got one without its part, or of other groups"):
             optimizer.load_state_dict(optimizer.base.state_dict())
+
+    @pytest.mark.parametrize(
+        ("layers", "granularity", "message"),
+        [((16, 20), "tensor", r"PARQ state of group 0: got weights of shapes \[\(20, 16\)\]; allowed: \[\(24, 16\)\]"),
+         ((16, 24), {"channel": 0}, r"PARQ state of group 0: got levels of \[24\] rows; allowed: \[1\], as the granularity has")],
+    )  # fmt: skip
+    def test_refuses_the_state_of_other_weights_or_rows_and_stays_as_it_was(
+        self, layers: tuple[int, int], granularity: object, message: str
+    ) -> None:
+        def optimizer_of(model: nn.Module, share: object) -> PARQ:
+            return PARQ(torch.optim.SGD(model.parameters(), lr=0.1), LSBQ(2), granularity=share)
+
+        other, model = nn.Linear(*layers, bias=False), nn.Linear(16, 24, bias=False)
+        for p in (other.weight, model.weight):
+            p.grad = torch.ones_like(p)
+        theirs, ours = optimizer_of(other, granularity), optimizer_of(model, "tensor")
+        theirs.step()
+        before = ours.state_dict()["parq"]["groups"][0]["latents"][0].clone()
+        with pytest.raises(ConfigError, match=message):
+            ours.load_state_dict(theirs.state_dict())
+        assert ours.steps_done == 0
+        assert torch.equal(ours.state_dict()["parq"]["groups"][0]["latents"][0], before)
 
 
 def sign_of(w: torch.Tensor) -> torch.Tensor:
