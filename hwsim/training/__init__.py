@@ -4,7 +4,6 @@ from .adaround import AdaRound, fit_rounding
 from .bounds import Bound, risk_bound, stability
 from .breakpoints import Breakpoints, breakpoints, prox
 from .constructions import (
-    GuaranteeWarning,
     distance,
     l1_slopes,
     mcp,
@@ -22,7 +21,7 @@ from .hardware import HardwareWeight, to_hardware
 from .level_quantizers import LSBQ, Asymmetric, FormatLevels, LevelQuantizer, Ternary, Uniform, learned_codebook
 from .lsq import LSQ
 from .pact import PACT
-from .par import PAR
+from .par import PAR, GuaranteeWarning
 from .parq import PARQ, split_parameters
 from .proxmaps import Aprox, BinaryRelax, Hard, Parq, Progress, ProxMap, ProxQuant, Soft
 from .quantizers import COMPONENTS, Noise
@@ -32,7 +31,7 @@ from .schedules import Linear, Sigmoid
 from .sgd import Ensemble, quantized_sgd
 from .solvers import Solution, Stopping, accelerated, admm, objective, proximal_gradient
 from .spectra import Distortion, exponential, power_law, rotation, spectral_distortion, spiked
-from .stochastic import Trajectory, aprox, convergence_bound, prox_sgd
+from .stochastic import Trajectory, aprox, constant_step_bound, convergence_bound, prox_sgd
 
 __all__ = [
     "ABSOLUTE",
@@ -82,6 +81,7 @@ __all__ = [
     "aprox",
     "breakpoints",
     "check_deployment",
+    "constant_step_bound",
     "convergence_bound",
     "distance",
     "dorefa_activation",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from math import inf, isfinite
@@ -11,11 +10,7 @@ import torch
 
 from hwsim.errors import ConfigError
 
-from .par import PAR, Ties
-
-
-class GuaranteeWarning(UserWarning):
-    """A theorem's guarantee was asked for outside its hypotheses."""
+from .par import PAR, Ties, check_levels, warn_of_zero_slope
 
 
 def l1_slopes(levels: Sequence[float], spread: float = 0.5) -> tuple[float, ...]:
@@ -58,7 +53,11 @@ def mcp_like(levels: Sequence[float], concavity: float, floor: float = 0.05, tie
         levels: 0 = q_0 < ... < q_m; psi is infinite beyond q_m.
         concavity: MCP's gamma, > 0.
         floor: slope of the shallow pieces, > 0.
+
+    Raises:
+        ConfigError: levels that are none of a PAR; numbers that are not above 0.
     """
+    check_levels(levels)
     for name, given in (("concavity", concavity), ("floor", floor)):
         if not (given > 0 and isfinite(given)):
             raise ConfigError(f"MCP {name}: got {given}; allowed: a finite number above 0")
@@ -71,13 +70,23 @@ def mcp_like(levels: Sequence[float], concavity: float, floor: float = 0.05, tie
 
 
 def stairs(levels: Sequence[float], slope: float = 1.0, ties: Ties = "toward_zero") -> PAR:
-    """The quasi-convex PAR that rises with `slope` over the first half of every cell and is flat over the second."""
+    """The quasi-convex PAR that rises with `slope` over the first half of every cell and is flat over the second.
+
+    Raises:
+        ConfigError: levels that are none of a PAR.
+    """
+    check_levels(levels)
     knots = [k for low, high in pairwise(levels) for k in (low, (low + high) / 2)]
     return PAR((*knots, levels[-1]), (*((slope, 0.0) * (len(levels) - 1)), inf), ties)
 
 
 def distance(levels: Sequence[float], ties: Ties = "away") -> PAR:
-    """The non-convex PAR |w - nearest level| (ProxQuant's W, Bai et al. 2019), with levels mirrored at zero."""
+    """The non-convex PAR |w - nearest level| (ProxQuant's W, Bai et al. 2019), with levels mirrored at zero.
+
+    Raises:
+        ConfigError: levels that are none of a PAR.
+    """
+    check_levels(levels)
     knots = [k for low, high in pairwise(levels) for k in (low, (low + high) / 2)]
     return PAR((*knots, levels[-1]), (*((1.0, -1.0) * (len(levels) - 1)), 1.0), ties)
 
@@ -109,11 +118,6 @@ def rate_bound(par: PAR, observations: int, dimensions: int) -> float:
     Source: Ma and Xiao 2025 (arXiv 2508.11112).
     """
     if par.has_zero_slope:
-        warnings.warn(
-            "the theorem qr >= 1 - n/d (Ma and Xiao 2025, arXiv 2508.11112) needs a non-zero slope on every open piece; "
-            f"got a zero among {par.piece_slopes}: no rate is guaranteed",
-            GuaranteeWarning,
-            stacklevel=2,
-        )
+        warn_of_zero_slope(par)
         return 0.0
     return max(0.0, 1 - observations / dimensions)

@@ -18,13 +18,17 @@ def quantize_unit(x: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def dorefa_weight(w: torch.Tensor, bits: int) -> torch.Tensor:
-    """2 q(tanh w / (2 max |tanh w|) + 1/2) - 1 (equation 9); for 1 bit mean |w| sgn(w), sgn(0) = 1 (equation 8)."""
+    """2 q(tanh w / (2 max |tanh w|) + 1/2) - 1 (equation 9); for 1 bit mean |w| sgn(w), sgn(0) = 1 (equation 8).
+
+    Weights that are all zero are 2 q(1/2) - 1, as a zero among others is.
+    """
     if bits == 1:
         scale = w.detach().abs().mean()
         binary = torch.where(w >= 0, scale, -scale)
         return w + (binary - w).detach()
     squashed = torch.tanh(w)
-    return 2 * quantize_unit(squashed / (2 * squashed.detach().abs().max()) + 0.5, bits) - 1
+    largest = squashed.detach().abs().max()
+    return 2 * quantize_unit(squashed / torch.where(largest > 0, 2 * largest, 1.0) + 0.5, bits) - 1
 
 
 def dorefa_activation(x: torch.Tensor, bits: int) -> torch.Tensor:

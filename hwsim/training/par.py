@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,10 @@ from hwsim.formats import Format
 Ties = Literal["toward_zero", "away", "lower", "upper", "even"]
 Family = Literal["convex", "quasi_convex", "non_convex"]
 SlopeRule = Callable[[tuple[float, ...]], Sequence[float]]
+
+
+class GuaranteeWarning(UserWarning):
+    """A theorem's guarantee was asked for outside its hypotheses."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class PAR:
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(float(q) for q in self.levels))
         object.__setattr__(self, "slopes", tuple(float(a) for a in self.slopes))
-        _check_levels(self.levels)
+        check_levels(self.levels)
         _check_slopes(self.slopes, len(self.levels))
         if self.ties not in get_args(Ties):
             raise ConfigError(not_allowed("PAR ties", self.ties, get_args(Ties)))
@@ -98,8 +103,7 @@ class PAR:
 
     def scaled(self, scale: float) -> PAR:
         """The regularizer with every level times a positive scale and the same slopes."""
-        if not (scale > 0 and isfinite(scale)):
-            raise ConfigError(f"PAR scale: got {scale}; allowed: a finite number above 0")
+        _check_scale(scale)
         negative = self.negative.scaled(scale) if self.negative else None
         return PAR(tuple(q * scale for q in self.levels), self.slopes, self.ties, negative)
 
@@ -137,18 +141,36 @@ class PAR:
             negative_slopes: the same for the magnitudes of 0 and the negative values; as `slopes` unless given.
 
         Raises:
-            ConfigError: a slope above 0 at the zero that a format lacks, or slopes that do not fit the levels.
+            ConfigError: a scale that is not finite and above 0, a slope above 0 at the zero that a format lacks, or slopes that
+                do not fit the levels.
+
+        Warns:
+            GuaranteeWarning: a format without zero, where a rule's slope at 0 becomes 0.
         """
+        _check_scale(scale)
         values = fmt.values().double() * scale
         sides = [(0.0, *sorted(abs(v) for v in side.tolist())) for side in (values[values > 0], values[values < 0])]
         rules = (slopes, slopes if negative_slopes is None else negative_slopes)
         has_zero = bool((values == 0).any())
         positive, negative = (_side(fmt, levels, rule, has_zero) for levels, rule in zip(sides, rules, strict=True))
         mirror = None if positive == negative else cls(*negative)
-        return cls(*positive, ties, mirror)
+        par = cls(*positive, ties, mirror)
+        if not has_zero and any(callable(rule) for rule in rules):
+            warn_of_zero_slope(par)
+        return par
 
     def _tensors(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return tuple(torch.tensor(v, dtype=w.dtype, device=w.device) for v in (self.knots, self.piece_slopes, self.heights))  # type: ignore[return-value]
+
+
+def warn_of_zero_slope(par: PAR) -> None:
+    """Say to the caller's caller which theorem a regularizer with a flat piece leaves."""
+    warnings.warn(
+        "the theorem qr >= 1 - n/d (Ma and Xiao 2025, arXiv 2508.11112) needs a non-zero slope on every open piece; "
+        f"got a zero among {par.piece_slopes}: no rate is guaranteed",
+        GuaranteeWarning,
+        stacklevel=3,
+    )
 
 
 def _side(
@@ -172,9 +194,15 @@ def _heights(par: PAR) -> tuple[float, ...]:
     return tuple(heights)
 
 
-def _check_levels(levels: tuple[float, ...]) -> None:
-    if not levels or levels[0] != 0:
-        raise ConfigError(f"PAR levels: got {levels[:1] or 'none'}; allowed: magnitudes that begin with 0")
+def _check_scale(scale: float) -> None:
+    if not (scale > 0 and isfinite(scale)):
+        raise ConfigError(f"PAR scale: got {scale}; allowed: a finite number above 0")
+
+
+def check_levels(levels: Sequence[float]) -> None:
+    """Refuse levels that are no magnitudes from 0 on, each once and in ascending order."""
+    if not len(levels) or levels[0] != 0:
+        raise ConfigError(f"PAR levels: got {tuple(levels[:1]) or 'none'}; allowed: magnitudes that begin with 0")
     for k, (low, high) in enumerate(pairwise(levels)):
         if not (low < high and isfinite(high)):
             what = "twice" if low == high else "in this order"

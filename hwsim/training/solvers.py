@@ -21,10 +21,19 @@ Solver = Callable[[Glm, PAR, torch.Tensor, torch.Tensor, "Stopping"], "Solution"
 
 @dataclass(frozen=True)
 class Stopping:
-    """When a solver stops: the residual's largest element below `tolerance`, or `iterations` done."""
+    """When a solver stops: the residual's largest element below `tolerance`, or `iterations` done.
+
+    Raises:
+        ConfigError: a negative tolerance or NaN, no iteration.
+    """
 
     tolerance: float = 1e-8
     iterations: int = 5000
+
+    def __post_init__(self) -> None:
+        if not (self.tolerance >= 0 and self.iterations >= 1):
+            given = f"tolerance {self.tolerance}, iterations {self.iterations}"
+            raise ConfigError(f"stopping: got {given}; allowed: tolerance >= 0, iterations >= 1")
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,10 @@ def proximal_gradient(
         problem: a smooth loss.
         par: any family.
         strength: lambda >= 0, one number or one a problem.
-        start: (problems, d); zeros unless given.
+        start: (problems, d), taken in the design's dtype; zeros unless given.
 
     Raises:
-        ConfigError: a loss that is not smooth; a strength, or its shape, that cannot be.
+        ConfigError: a loss that is not smooth; a strength, its shape, or a start's, that cannot be.
     """
     return _solve(problem, par, strength, start, stopping, partial(_gradient_steps, momentum=False))
 
@@ -213,14 +222,41 @@ def _record(
     found.iterations[active], found.converged[active] = iteration, residual <= stopping.tolerance
 
 
+def strengths_of(problem: Glm, given: float | torch.Tensor) -> torch.Tensor:
+    """One strength a problem.
+
+    Raises:
+        ConfigError: neither one number nor one a problem; one that is negative, NaN or infinite.
+    """
+    strengths = torch.as_tensor(given, dtype=problem.design.dtype, device=problem.design.device)
+    if strengths.shape not in ((), (1,), (problem.problems,)):
+        raise ConfigError(
+            f"solver strength: got shape {tuple(strengths.shape)}; allowed: one number, or shape ({problem.problems},)"
+        )
+    possible = (strengths >= 0) & strengths.isfinite()
+    if not bool(possible.all()):
+        wrong = strengths[~possible].flatten()[0].item()
+        raise ConfigError(f"solver strength: got {wrong}; allowed: finite numbers >= 0")
+    return strengths.expand(problem.problems)
+
+
+def _start(problem: Glm, given: torch.Tensor | None) -> torch.Tensor:
+    design, shape = problem.design, (problem.problems, problem.dimensions)
+    if given is None:
+        return torch.zeros(shape, dtype=design.dtype, device=design.device)
+    if given.shape != shape:
+        raise ConfigError(f"solver start: got shape {tuple(given.shape)}; allowed: {shape}")
+    return given.to(design)
+
+
 def _solve(
     problem: Glm, par: PAR, strength: float | torch.Tensor, start: torch.Tensor | None, stopping: Stopping | None, steps: Solver
 ) -> Solution:
     if problem.family.name == ABSOLUTE.name:
         raise ConfigError("solver: got the loss 'absolute', which is not smooth; allowed: squares, logistic, poisson")
     design = problem.design
-    strengths = torch.as_tensor(strength, dtype=design.dtype, device=design.device).expand(problem.problems)
-    x = torch.zeros(problem.problems, problem.dimensions, dtype=design.dtype, device=design.device) if start is None else start
+    strengths = strengths_of(problem, strength)
+    x = _start(problem, start)
     parts = []
     # A chunk of problems stays in the processor's cache through all its iterations.
     for begin in range(0, problem.problems, CHUNK if design.device.type == "cpu" else problem.problems):

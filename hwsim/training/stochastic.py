@@ -8,11 +8,13 @@ from math import log, sqrt
 
 import torch
 
+from hwsim.errors import ConfigError
+
 from .breakpoints import prox
 from .constructions import quantization_rate
 from .glm import Glm
 from .par import PAR
-from .solvers import objective
+from .solvers import objective, strengths_of
 
 StepRule = Callable[[int], float]
 
@@ -57,7 +59,10 @@ def aprox(
         steps: how many.
         batch: observations a step, drawn with replacement, for each problem its own.
         seed: of the draws.
-        observe: after which steps objective and rate are recorded; the last is added.
+        observe: after which steps, 1 to the last, objective and rate are recorded; the last is added.
+
+    Raises:
+        ConfigError: a strength, or its shape, that cannot be; no steps; an empty batch; an observation before or after the run.
     """
     return _run(problem, par, strength, step, steps, batch, seed, observe, latent=True)
 
@@ -72,7 +77,7 @@ def prox_sgd(
     seed: int = 0,
     observe: Sequence[int] = (),
 ) -> Trajectory:
-    """w <- prox_(eta_t strength psi)(w - eta_t g(w)); arguments as `aprox`.
+    """w <- prox_(eta_t strength psi)(w - eta_t g(w)); arguments and errors as `aprox`.
 
     The flat parts of its prox map shrink with eta_t, so that the last iterate loses its quantized elements.
     """
@@ -88,6 +93,14 @@ def convergence_bound(lipschitz: float, radius: float, steps: int) -> float:
     return lipschitz * radius * (2.5 + 1.5 * log(steps)) / sqrt(steps)
 
 
+def constant_step_bound(lipschitz: float, radius: float, steps: int) -> float:
+    """2 G sqrt(D (2 + ln T) / T), D = R^2 / 2: bounds AProx's expected gap at eta = sqrt(D / ((2 + ln T) T)) / G, last iterate.
+
+    G, R and the source as for `convergence_bound`; equation 30 with the Euclidean distance, whose modulus rho is 1.
+    """
+    return 2 * lipschitz * sqrt(radius**2 / 2 * (2 + log(steps)) / steps)
+
+
 def _run(
     problem: Glm,
     par: PAR,
@@ -99,6 +112,8 @@ def _run(
     observe: Sequence[int],
     latent: bool,
 ) -> Trajectory:
+    strengths_of(problem, strength)
+    _check_run(steps, batch, observe)
     design = problem.design
     generator = torch.Generator().manual_seed(seed)
     w = torch.zeros(problem.problems, problem.dimensions, dtype=design.dtype, device=design.device)
@@ -115,6 +130,15 @@ def _run(
             average = objective(problem, par, strength, weighted / travelled)
             seen.append((objective(problem, par, strength, w), average, quantization_rate(w, par)))
     return Trajectory(w, weighted / travelled, tuple(times), *(torch.stack(column) for column in zip(*seen, strict=True)))
+
+
+def _check_run(steps: int, batch: int, observe: Sequence[int]) -> None:
+    for name, number in (("steps", steps), ("batch", batch)):
+        if number < 1:
+            raise ConfigError(f"stochastic method {name}: got {number}; allowed: 1 or more")
+    outside = [t for t in observe if not 1 <= t <= steps]
+    if outside:
+        raise ConfigError(f"stochastic method observe: got {outside[0]}; allowed: 1 to {steps}, the steps done")
 
 
 def _sampled_gradient(problem: Glm, w: torch.Tensor, batch: int, generator: torch.Generator) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """A PAR is piecewise affine with kinks at its levels, and its prox map is the brute-force minimiser."""
 
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from math import inf, nan
@@ -12,7 +13,18 @@ from hwsim.errors import ConfigError
 from hwsim.fields import format_record
 from hwsim.formats import Format, Integer
 from hwsim.formats.codebook import Codebook
-from hwsim.training import PAR, breakpoints, distance, l1_slopes, mcp, mcp_like, prox, squared_l2_slopes, stairs
+from hwsim.training import (
+    PAR,
+    GuaranteeWarning,
+    breakpoints,
+    distance,
+    l1_slopes,
+    mcp,
+    mcp_like,
+    prox,
+    squared_l2_slopes,
+    stairs,
+)
 from hwsim.training.breakpoints import _index, columns_of, evaluate
 
 F64 = torch.float64
@@ -229,7 +241,8 @@ class TestOnFormats:
     )  # fmt: skip
     def test_a_strong_prox_lands_on_the_values_of_the_format_times_the_scale(self, fmt: Format | str) -> None:
         fmt = format_record(fmt)
-        par = PAR.on_format(fmt, 0.37, squared_l2_slopes)
+        with nullcontext() if 0 in fmt.values() else pytest.warns(GuaranteeWarning):
+            par = PAR.on_format(fmt, 0.37, squared_l2_slopes)
         values = set((fmt.values().double() * 0.37).tolist())
         w = prox(torch.linspace(-400, 400, 1001, dtype=F64), par, 100.0)
         on_a_piece = (w > par.knots[0]) & (w < par.knots[-1]) & torch.tensor([v not in values for v in w.tolist()])
@@ -239,12 +252,37 @@ class TestOnFormats:
 
     def test_a_format_without_zero_takes_no_slope_there(self) -> None:
         binary = Codebook((-1.0, 1.0))
-        assert 0.0 not in PAR.on_format(binary, 1.0, l1_slopes).targets
+        with pytest.warns(GuaranteeWarning, match=r"theorem qr >= 1 - n/d .* needs a non-zero slope on every open piece") as seen:
+            assert 0.0 not in PAR.on_format(binary, 1.0, l1_slopes).targets
+        assert seen[0].filename == __file__
+        assert PAR.on_format(binary, 1.0, (0.0, inf)).slopes == (0.0, inf)  # said by the caller: no warning
         with pytest.raises(ConfigError, match=r"got slope 1.0 at 0, which is no value of the format; allowed: 0.0 there"):
             PAR.on_format(binary, 1.0, (1.0, inf))
 
+    @pytest.mark.parametrize("scale", [0.0, -1.0, nan, inf])
+    @pytest.mark.parametrize(
+        "make",
+        [lambda s: PAR.on_format(Integer(4), s, l1_slopes), lambda s: PAR((0, 1), (1, 2)).scaled(s)],
+        ids=["format", "par"],
+    )
+    def test_refuses_a_scale_that_is_not_finite_and_above_zero(self, make, scale: float) -> None:  # type: ignore[no-untyped-def]
+        with pytest.raises(ConfigError, match=rf"PAR scale: got {scale}; allowed: a finite number above 0"):
+            make(scale)
+
 
 class TestConstructions:
+    @pytest.mark.parametrize(
+        "make", [lambda levels: mcp_like(levels, 3.0), stairs, distance], ids=["mcp_like", "stairs", "distance"]
+    )
+    @pytest.mark.parametrize(
+        ("levels", "message"),
+        [((), "PAR levels: got none; allowed: magnitudes that begin with 0"), ((1.0, 2.0), r"PAR levels: got \(1.0,\); allowed"),
+         ((0.0, 2.0, 1.0), r"PAR levels\[1\], levels\[2\]: got 2.0, 1.0 in this order; allowed")],
+    )  # fmt: skip
+    def test_refuse_levels_that_are_none_of_a_regularizer(self, make, levels: tuple[float, ...], message: str) -> None:  # type: ignore[no-untyped-def]
+        with pytest.raises(ConfigError, match=message):
+            make(levels)
+
     def test_squared_l2_like_lies_above_half_the_square_by_an_eighth_of_the_squared_gap(self) -> None:
         levels, w = (0, 0.5, 0.7, 2), torch.linspace(-2, 2, 2001, dtype=F64)
         excess = PAR(levels, squared_l2_slopes(levels)).value(w) - w.square() / 2

@@ -1,6 +1,6 @@
 """Solvers find critical points on which the theory's rates and bounds hold."""
 
-from math import inf
+from math import inf, log, nan, sqrt
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from hwsim.training import (
     accelerated,
     admm,
     aprox,
+    constant_step_bound,
     convergence_bound,
     distance,
     l1_slopes,
@@ -77,6 +78,33 @@ class TestSolvers:
         alone = [accelerated(problem.take(slice(i, i + 1)), L1, float(t)).objective for i, t in enumerate(strengths)]
         torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-8)
 
+    @pytest.mark.parametrize("solver", [proximal_gradient, accelerated, admm])
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"strength": torch.ones(2)}, r"solver strength: got shape \(2,\); allowed: one number, or shape \(3,\)"),
+            ({"strength": torch.ones(3, 1)}, r"solver strength: got shape \(3, 1\); allowed: one number, or shape \(3,\)"),
+            ({"strength": -1.0}, "solver strength: got -1.0; allowed: finite numbers >= 0"),
+            ({"strength": torch.tensor([1.0, nan, 1.0])}, "solver strength: got nan; allowed: finite numbers >= 0"),
+            ({"strength": inf}, "solver strength: got inf; allowed: finite numbers >= 0"),
+            ({"start": torch.zeros(40)}, r"solver start: got shape \(40,\); allowed: \(3, 40\)"),
+            ({"start": torch.zeros(3, 39)}, r"solver start: got shape \(3, 39\); allowed: \(3, 40\)"),
+        ],
+    )
+    def test_refuse_a_strength_or_a_start_that_cannot_be(self, solver, arguments: dict[str, object], message: str) -> None:  # type: ignore[no-untyped-def]
+        with pytest.raises(ConfigError, match=message):
+            solver(instance(), L1, **{"strength": 0.3, **arguments})
+
+    def test_take_a_start_of_another_precision(self) -> None:
+        start = torch.ones(3, 40)
+        found = [accelerated(instance(), L1, 0.3, s, Stopping(1e-9, 3)).x for s in (start, start.double())]
+        assert torch.equal(*found)
+
+    @pytest.mark.parametrize(("tolerance", "iterations"), [(-1.0, 10), (nan, 10), (1e-8, 0)])
+    def test_refuse_to_stop_never_or_at_once(self, tolerance: float, iterations: int) -> None:
+        with pytest.raises(ConfigError, match=r"stopping: got tolerance .*; allowed: tolerance >= 0, iterations >= 1"):
+            Stopping(tolerance, iterations)
+
     def test_refuse_a_loss_that_is_not_smooth(self) -> None:
         with pytest.raises(ConfigError, match="got the loss 'absolute', which is not smooth; allowed: squares"):
             accelerated(instance(ABSOLUTE), L1, 0.1)
@@ -127,6 +155,33 @@ class TestBounds:
 
 
 class TestStochasticMethods:
+    @pytest.mark.parametrize("run", [aprox, prox_sgd])
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"observe": (0,)}, "stochastic method observe: got 0; allowed: 1 to 5, the steps done"),
+            ({"observe": (2, 6)}, "stochastic method observe: got 6; allowed: 1 to 5, the steps done"),
+            ({"steps": 0}, "stochastic method steps: got 0; allowed: 1 or more"),
+            ({"batch": 0}, "stochastic method batch: got 0; allowed: 1 or more"),
+            ({"strength": -0.1}, "solver strength: got -0.1; allowed: finite numbers >= 0"),
+            ({"strength": torch.ones(2)}, r"solver strength: got shape \(2,\); allowed: one number, or shape \(3,\)"),
+        ],
+    )
+    def test_refuse_a_run_that_cannot_be(self, run, arguments: dict[str, object], message: str) -> None:  # type: ignore[no-untyped-def]
+        with pytest.raises(ConfigError, match=message):
+            run(instance(), RIDGE, **{"strength": 0.2, "step": lambda t: 0.1, "steps": 5, **arguments})
+
+    @pytest.mark.parametrize("run", [aprox, prox_sgd])
+    def test_observe_each_asked_step_once_and_the_last(self, run) -> None:  # type: ignore[no-untyped-def]
+        whole = run(instance(), RIDGE, 0.2, lambda t: 0.1, 6, observe=(5, 2, 2))
+        assert whole.steps == (2, 5, 6)
+        assert whole.objective.shape == whole.average_objective.shape == whole.rate.shape == (3, 3)
+        for row, t in enumerate(whole.steps):
+            stopped = run(instance(), RIDGE, 0.2, lambda t: 0.1, t)
+            assert torch.equal(whole.objective[row], stopped.objective[-1])
+            assert torch.equal(whole.average_objective[row], stopped.average_objective[-1])
+            assert torch.equal(whole.rate[row], stopped.rate[-1])
+
     def test_the_last_iterate_of_aprox_stays_within_the_theorem_and_quantized_where_prox_sgd_is_neither(self) -> None:
         d, steps, strength = 20, 1000, 0.05
         problem = instance(ABSOLUTE, problems=2, n=60, d=d)
@@ -142,6 +197,24 @@ class TestStochasticMethods:
             assert float((objectives[-1] - least).max()) <= convergence_bound(lipschitz, radius, steps) / margin
         assert float(runs[0].rate[-1].min()) >= 0.15
         assert float(runs[1].rate[-1].max()) <= 0.1
+
+    def test_the_last_iterate_of_aprox_with_a_constant_step_stays_within_its_own_theorem(self) -> None:
+        """Gap <= 2 G sqrt(D (2 + ln T) / T) at eta = sqrt(D / ((2 + ln T) T)) / G, by a factor of five."""
+        d, steps, strength = 20, 1000, 0.05
+        problem = instance(ABSOLUTE, problems=2, n=60, d=d)
+        par = PAR((0, 0.5, 1, 1.5, 2, 2.5), (0.5, 1, 1.5, 2, 2.5, 3))
+        lipschitz = float(problem.design.norm(dim=-1).max()) + strength * 3 * d**0.5
+        long = aprox(problem, par, strength, lambda t: 0.5 / t**0.5, 1500, batch=60)
+        radius = float(long.average.norm(dim=-1).max())
+        least = torch.minimum(long.average_objective[-1], long.objective[-1])
+        eta = sqrt(radius**2 / 2 / ((2 + log(steps)) * steps)) / lipschitz
+        gap = float((aprox(problem, par, strength, lambda t: eta, steps, seed=1).objective[-1] - least).max())
+        assert 0 < gap <= constant_step_bound(lipschitz, radius, steps) / 5
+
+    def test_the_constant_step_bound_is_the_formula_and_below_the_other_for_long_runs(self) -> None:
+        assert constant_step_bound(2.0, 3.0, 1) == pytest.approx(2 * 2 * sqrt(4.5 * 2))
+        assert constant_step_bound(2.0, 3.0, 100) == pytest.approx(2 * 2 * sqrt(4.5 * (2 + log(100)) / 100))
+        assert all(constant_step_bound(1, 1, t) < convergence_bound(1, 1, t) for t in (1, 10, 1000, 10**6))
 
     def test_two_lines_equal_the_one_step_form(self) -> None:
         """w_(t+1) minimises sum_s eta_s (<g_s, w> + strength psi(w)) + |w|^2/2: its subgradient there contains zero."""
