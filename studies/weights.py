@@ -192,7 +192,10 @@ def trainee(model: nn.Module, choice: QuantizerChoice | None, make: Callable[[An
     rule = choice.levels.quantizer()
     weights, others = split_parameters(model, choice.keep)
     if choice.method == "post_training":
-        return Trainee(make(model.parameters()), lambda: _rounded(weights, rule, choice.granularity), lambda: 1.0)
+        share = choice.granularity
+        return Trainee(
+            make(model.parameters()), lambda: _rounded(weights, rule, share), lambda: _rounded_rate(weights, rule, share)
+        )
     groups = [{"params": weights}, *([{"params": others}] if others else [])]
     optimizer = PARQ(
         make(groups),
@@ -206,12 +209,34 @@ def trainee(model: nn.Module, choice: QuantizerChoice | None, make: Callable[[An
 
 def _rate(optimizer: PARQ) -> float:
     """The share of drawn weights that are exactly on a level in use."""
-    on, total = 0, 0
+    pairs = []
     for weight, _ in optimizer.latents():
         levels, share = optimizer.levels_of(weight)
-        rows = to_rows(weight.detach(), share)
-        on, total = on + int((nearest(rows, levels) == rows).sum()), total + rows.numel()
-    return on / total
+        pairs.append((to_rows(weight.detach(), share), levels))
+    return _share_on(pairs)
+
+
+def _rounded_rate(weights: list[nn.Parameter], rule: LevelQuantizer, share: Granularity) -> float:
+    """The share of weights that are, once rounded, exactly on a level of what they were."""
+    levels = [rule.levels(to_rows(weight.detach(), share)) for weight in weights]
+    with _rounded(weights, rule, share):
+        return _share_on([(to_rows(weight.detach(), share), own) for weight, own in zip(weights, levels, strict=True)])
+
+
+@torch.no_grad()
+def _learned_rate(modules: list[nn.Module]) -> float:
+    """The share of weights that are exactly on a multiple of their learned step."""
+    pairs = []
+    for module in modules:
+        (lsq,) = module.parametrizations.weight  # type: ignore[union-attr]
+        pairs.append((module.weight.reshape(1, -1), lsq.levels()[None]))  # type: ignore[operator, union-attr]
+    return _share_on(pairs)
+
+
+def _share_on(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Of all rows of elements, the share that equals one of the row's levels; NaN equals none."""
+    on = sum(int((nearest(rows, levels) == rows).sum()) for rows, levels in pairs)
+    return on / sum(rows.numel() for rows, _ in pairs)
 
 
 @contextmanager
@@ -231,12 +256,13 @@ def _rounded(weights: list[nn.Parameter], rule: LevelQuantizer, share: Granulari
 
 
 def _learned(model: nn.Module, choice: QuantizerChoice, make: Callable[[Any], Optimizer]) -> Trainee:
-    chosen = {id(weight) for weight in split_parameters(model, choice.keep)[0]}
+    chosen, learned = {id(weight) for weight in split_parameters(model, choice.keep)[0]}, []
     for module in list(model.modules()):
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and id(weight) in chosen:
             parametrize.register_parametrization(module, "weight", LSQ(weight, choice.learned_bits()))
-    return Trainee(make(model.parameters()), rate=lambda: 1.0)
+            learned.append(module)
+    return Trainee(make(model.parameters()), rate=lambda: _learned_rate(learned))
 
 
 __all__ = ["QuantizerChoice", "Trainee", "trainee"]

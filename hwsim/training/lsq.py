@@ -36,5 +36,13 @@ class LSQ(nn.Module):
 
     def forward(self, v: torch.Tensor) -> torch.Tensor:
         """The quantized tensor."""
-        s = scale_gradient(self.step.abs().clamp(min=torch.finfo(v.dtype).eps), self.factor)
+        s = scale_gradient(self._positive_step(), self.factor)
         return round_through((v / s).clamp(self.low, self.high)) * s
+
+    def levels(self) -> torch.Tensor:
+        """All values that a quantized tensor may have, ascending."""
+        s = self._positive_step()
+        return torch.arange(self.low, self.high + 1, dtype=s.dtype, device=s.device) * s
+
+    def _positive_step(self) -> torch.Tensor:
+        return self.step.abs().clamp(min=torch.finfo(self.step.dtype).eps)

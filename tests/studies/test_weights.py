@@ -54,6 +54,22 @@ def test_the_rate_rises_over_time_where_weights_are_drawn_slowly() -> None:
     assert rates[0] < rates[1] < rates[2] == 1.0
 
 
+@pytest.mark.parametrize("method", ["lsq", "post_training", "ste"])
+def test_the_rate_counts_the_weights_that_are_exactly_on_a_level(method: str) -> None:
+    choice = QuantizerChoice.model_validate({"method": method, "levels": "int4", "period": 100})
+    model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))
+    trained = trainee(model, choice, lambda parameters: torch.optim.SGD(parameters, lr=0.1), 10)
+    assert trained.rate is not None
+    model(torch.ones(1, 8)).sum().backward()
+    trained.optimizer.step()
+    assert trained.rate() == 1.0
+    spoilt = next(p for p in model.parameters() if p.shape == (4, 8))
+    with torch.no_grad():
+        spoilt[0, 0] = torch.nan
+    assert trained.rate() == 39 / 40  # a NaN is on no level
+    assert spoilt.isnan().sum() == 1
+
+
 def test_post_training_tests_rounded_weights_and_trains_with_the_others() -> None:
     choice = QuantizerChoice.model_validate({"method": "post_training", "levels": "ternary"})
     model = nn.Linear(8, 3)

@@ -32,6 +32,12 @@ class TestLSQ:
         v = normal(50)
         assert LSQ(v, 4).step.item() == pytest.approx(float(2 * v.abs().mean() / 7**0.5))
 
+    @pytest.mark.parametrize(("bits", "signed", "count"), [(1, True, 3), (2, True, 4), (3, True, 8), (2, False, 4)])
+    def test_levels_are_all_values_that_it_rounds_to(self, bits: int, signed: bool, count: int) -> None:
+        lsq, v = LSQ(normal(200), bits, signed), 10 * normal(200)
+        assert lsq.levels().tolist() == sorted({*(x + 0.0 for x in lsq(v).tolist()), *(x + 0.0 for x in lsq(v / 10).tolist())})
+        assert len(lsq.levels()) == count
+
     def test_refuses_too_many_bits(self) -> None:
         with pytest.raises(ConfigError, match="LSQ bits: got 9; allowed: a whole number from 1 to 8"):
             LSQ(normal(3), 9)
@@ -53,6 +59,11 @@ class TestDoReFa:
         steps = (dorefa_weight(normal(200), bits) + 1) / 2 * (2**bits - 1)
         torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-12)
         assert steps.max().round() == 2**bits - 1
+
+    @pytest.mark.parametrize("bits", [1, 2, 3, 4])
+    def test_weights_that_are_all_zero_are_what_a_zero_is_among_others(self, bits: int) -> None:
+        among = dorefa_weight(torch.tensor([0.0, 1e-30, -1e-30]), bits)[0] if bits > 1 else torch.tensor(0.0)
+        assert dorefa_weight(torch.zeros(3), bits).tolist() == [among.item()] * 3
 
     def test_one_bit_is_the_mean_with_the_sign(self) -> None:
         w = torch.tensor([0.5, -1.5, 0.0])
