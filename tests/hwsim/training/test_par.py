@@ -14,11 +14,13 @@ from hwsim.fields import format_record
 from hwsim.formats import Format, Integer
 from hwsim.formats.codebook import Codebook
 from hwsim.training import (
+    LSBQ,
     PAR,
     GuaranteeWarning,
     breakpoints,
     distance,
     l1_slopes,
+    learned_codebook,
     mcp,
     mcp_like,
     prox,
@@ -52,6 +54,14 @@ def random_par(rng: random.Random, family: str, dyadic: bool, negative: bool = F
     return PAR(tuple(levels), tuple(slopes), rng.choice(TIES), other)
 
 
+def integral(par: PAR, w: float) -> float:
+    """psi as the integral of its slopes from zero, on the side of w."""
+    side = par if w >= 0 or par.negative is None else par.negative
+    edges = [*side.levels, inf]
+    lengths = [max(min(abs(w), high) - low, 0.0) for low, high in pairwise(edges)]
+    return sum(slope * length for slope, length in zip(side.slopes, lengths, strict=True) if length)
+
+
 def minimisers(par: PAR, strength: float, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each affine piece's own minimiser and all knots, (candidates, u), and how far each lies above the least objective."""
     edges = (-inf, *par.knots, inf)
@@ -79,6 +89,34 @@ class TestProx:
             w, (found, above) = prox(u, par, strength), minimisers(par, strength, u)
             assert float((energy(par, strength, u, w) - energy(par, strength, u, found).amin(0)).max()) <= 1e-12, (par, strength)
             assert float(torch.where(above <= 1e-12, (found - w).abs(), inf).amin(0).max()) <= 1e-12, (par, strength)
+
+    @pytest.mark.parametrize("family", ["convex", "quasi_convex", "non_convex"])
+    def test_is_nowhere_above_the_least_of_a_fine_grid(self, family: str) -> None:
+        rng, grid = random.Random(family), torch.linspace(-7, 7, 2801, dtype=F64)
+        for _ in range(30):
+            par, strength = random_par(rng, family, False), rng.uniform(0.1, 3)
+            heights = doubles(*(integral(par, w) for w in grid.tolist()))
+            for u in (rng.uniform(-6, 6) for _ in range(20)):
+                w = float(prox(doubles(u), par, strength))
+                reached = strength * integral(par, w) + (w - u) ** 2 / 2
+                assert reached <= float((strength * heights + (grid - u).square() / 2).min()) + 1e-12, (par, strength, u)
+
+    @pytest.mark.parametrize("size", [100, 5000])
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    def test_writes_where_it_is_told_and_in_place_in_every_precision(self, dtype: torch.dtype, size: int) -> None:
+        par, u = PAR((0, 0.5, 1.5), (0.25, 1, inf)), torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
+        expected = prox(u, par, 0.5)
+        half = dtype.itemsize == 2
+        assert torch.equal(expected, prox(u.float(), par, 0.5).to(dtype)) if half else expected.dtype is dtype
+        out = torch.empty_like(u)
+        assert prox(u, par, 0.5, out=out) is out
+        assert torch.equal(out, expected)
+        given = u.clone()
+        assert prox(given, par, 0.5, out=given) is given
+        assert torch.equal(given, expected)
+        rows, strengths = u.reshape(4, -1).clone(), torch.full((4,), 0.5)
+        prox(rows, par, strengths, out=rows)
+        assert torch.equal(rows.flatten(), expected)
 
     @pytest.mark.parametrize("ties", TIES)
     def test_takes_the_declared_one_of_the_minimisers_of_random_regularizers_that_tie_exactly(self, ties: str) -> None:
@@ -233,11 +271,34 @@ class TestRecord:
         assert low[0].isnan()
         assert high[-1].isnan()
 
+    @pytest.mark.parametrize("family", ["convex", "quasi_convex", "non_convex"])
+    def test_value_and_subgradient_are_the_integral_of_the_slopes_of_each_side_and_its_one_sided_quotients(
+        self, family: str
+    ) -> None:
+        rng = random.Random(f"sides {family}")
+        for _ in range(60):
+            par = replace(random_par(rng, family, True, negative=True), negative=random_par(rng, family, True, negative=True))
+            edge = (
+                -par.mirrored.levels[-1] if par.mirrored.slopes[-1] == inf else -9,
+                par.levels[-1] if par.slopes[-1] == inf else 9,
+            )
+            points = [w for w in (*par.knots, *(rng.randint(-64, 64) / 8 for _ in range(30))) if edge[0] < w < edge[1]]
+            # On dyadic numbers, kinks 1/8 apart at least, all of these quotients are exact.
+            h = 1 / 64
+            left = [(integral(par, w) - integral(par, w - h)) / h for w in points]
+            right = [(integral(par, w + h) - integral(par, w)) / h for w in points]
+            w = doubles(*points)
+            low, high = par.subgradient(w)
+            assert par.value(w).tolist() == [integral(par, w) for w in points], par
+            assert low.tolist() == [min(pair) for pair in zip(left, right, strict=True)], par
+            assert high.tolist() == [max(pair) for pair in zip(left, right, strict=True)], par
+
 
 class TestOnFormats:
     @pytest.mark.parametrize(
         "fmt", [Integer(4), Integer(4, symmetric=True), Integer(3, signed=False), "fp4_e2m1", Codebook((-1.0, 0.0, 1.0)),
-                Codebook((-3.0, -1.0, 1.0, 3.0)), Codebook((-1.0, -0.4, 0.0, 0.2, 0.7))],
+                Codebook((-3.0, -1.0, 1.0, 3.0)), Codebook((-1.0, -0.4, 0.0, 0.2, 0.7)), "nf4", "ternary",
+                learned_codebook(LSBQ(2).levels(torch.randn(1, 64, generator=torch.Generator().manual_seed(0))))],
     )  # fmt: skip
     def test_a_strong_prox_lands_on_the_values_of_the_format_times_the_scale(self, fmt: Format | str) -> None:
         fmt = format_record(fmt)

@@ -69,6 +69,34 @@ def test_trajectories_are_equal_step_by_step(
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6, msg=lambda m, step=step: f"step {step}: {m}")
 
 
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize(
+    ("quantizer", "bits", "schedule", "warmup", "share"),
+    [(LSBQ(2), 2, (0, 8), 2, "tensor"), (LSBQ(2), 2, (3, 8), 0, "tensor"), (Uniform(3), 3, (3, 9), 2, {"channel": 0}),
+     (LSBQ(2), 2, (0, 8), 0, {"group": 8}), (Uniform(2), 2, (4, 8), 2, {"group": 8}), (LSBQ(3), 3, (2, 11), 0, "tensor")],
+    ids=["warmup", "late_start", "both_by_channel", "groups", "all_with_groups", "three_bits_before_they_are_hard"],
+)  # fmt: skip
+def test_trajectories_are_equal_with_warm_up_late_starts_groups_and_adamw(
+    base: type[torch.optim.Optimizer], quantizer: LevelQuantizer, bits: int, schedule: tuple[int, int], warmup: int, share: object
+) -> None:
+    mine, other = network(), network()
+    options = {"lr": 0.05, "weight_decay": 1e-3} if base is torch.optim.SGD else {"lr": 1e-3, "weight_decay": 1e-2}
+    wrapped = PARQ(
+        base(groups(mine), **options), [quantizer, None], Parq(Sigmoid(*schedule)), granularity=share, period=3, warmup=warmup
+    )
+    blocks = {"quant_block_size": 8} if share == {"group": 8} else {}
+    peer = released.QuantOptimizer(
+        base(groups(other, quant_bits=bits, **blocks), **options),
+        quant.LSBQuantizer() if isinstance(quantizer, LSBQ) else quant.UnifQuantizer(),
+        released.ProxPARQ(*schedule),
+        warmup_steps=warmup,
+        quant_period=3,
+        quant_per_channel=share != "tensor",
+    )
+    for step, (a, b) in enumerate(zip(weights_after(mine, wrapped, 10), weights_after(other, peer, 10), strict=True)):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6, msg=lambda m, step=step: f"step {step}: {m}")
+
+
 class TestDefectsOfTheRelease:
     def test_hard_quantization_differs_between_update_steps_and_the_others(self) -> None:
         w = torch.randn(1, 4096, generator=torch.Generator().manual_seed(0))
@@ -89,6 +117,17 @@ class TestDefectsOfTheRelease:
             q, _ = quant.LSBQuantizer(optimal=True).quantize(w, 2, dim=-1)
         errors = [(nearest(w, LSBQ(2, optimal).levels(w)) - w).square().mean() for optimal in (True, False)]
         assert errors[0] < errors[1] < (q - w).square().mean()
+
+    def test_the_optimal_ternary_levels_of_channels_are_order_statistics_and_worse_than_the_best(self) -> None:
+        w = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            q, levels = quant.LSBQuantizer(optimal=True).quantize(w, 0, dim=-1)
+        assert bool(torch.isin(levels[:, 2] / 2, w.abs()).all())
+        best = (nearest(w, Ternary(optimal=True).levels(w)) - w).square().sum(-1)
+        theirs = (q - w).square().sum(-1)
+        assert bool((best <= theirs).all())
+        assert theirs.sum() > 1.02 * best.sum()
 
     def test_uniform_levels_break_ties_to_even_on_update_steps_and_downwards_on_the_others(self) -> None:
         w = torch.tensor([-1.5, -1.0, 0.0, 1.0, 1.5])
