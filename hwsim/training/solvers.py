@@ -57,7 +57,7 @@ class Solution:
 
 def objective(problem: Glm, par: PAR, strength: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Loss + strength * psi, (problems,)."""
-    return problem.loss(x) + torch.as_tensor(strength, device=x.device) * par.value(x).sum(-1)
+    return problem.loss(x) + torch.as_tensor(strength, dtype=x.dtype, device=x.device) * par.value(x).sum(-1)
 
 
 def proximal_gradient(

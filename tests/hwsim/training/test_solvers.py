@@ -24,6 +24,7 @@ from hwsim.training import (
     l1_slopes,
     mcp_like,
     objective,
+    prox,
     prox_sgd,
     proximal_gradient,
     quantization_rate,
@@ -54,6 +55,14 @@ def instance(family=SQUARES, problems: int = 3, n: int = 10, d: int = 40, seed: 
     return Glm(design, response[family.name], family)
 
 
+def mean_gradient(family: str, problem: Glm, index: int, chosen: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """The mean of the losses' gradients at some observations of one problem, each from its own formula."""
+    a, b = problem.design[index, chosen], problem.response[index, chosen]
+    e = a @ w
+    slopes = {"squares": e - b, "logistic": 1 / (1 + (-e).exp()) - b, "poisson": e.exp() - b, "absolute": (e - b).sign()}
+    return (slopes[family].unsqueeze(-1) * a).mean(0)
+
+
 class TestSolvers:
     @pytest.mark.parametrize("solver", [proximal_gradient, accelerated, admm])
     @pytest.mark.parametrize("family", [SQUARES, LOGISTIC, POISSON], ids=lambda f: f.name)
@@ -67,6 +76,33 @@ class TestSolvers:
         low, high = par.subgradient(found.x)
         gradient = -problem.gradient(found.x) / 0.3
         assert bool(((gradient >= low - 1e-5) & (gradient <= high + 1e-5)).all())
+
+    @pytest.mark.parametrize("solver", [proximal_gradient, accelerated, admm])
+    @pytest.mark.parametrize("par", [MCP, W], ids=["mcp", "distance"])
+    @pytest.mark.parametrize("family", [SQUARES, LOGISTIC], ids=lambda f: f.name)
+    def test_reach_critical_points_of_regularizers_that_are_not_convex(self, solver, par: PAR, family) -> None:  # type: ignore[no-untyped-def]
+        problem, strength = instance(family), 0.1
+        found = solver(problem, par, strength, stopping=Stopping(1e-6, 20_000))
+        assert bool(found.converged.all())
+        low, high = par.subgradient(found.x)
+        needed = -problem.gradient(found.x) / strength
+        assert bool(((needed >= low - 1e-4) & (needed <= high + 1e-4)).all())
+        assert bool((found.x != 0).any())
+
+    @pytest.mark.parametrize("solver", [proximal_gradient, accelerated, admm])
+    def test_give_many_problems_at_once_what_each_gives_alone(self, solver) -> None:  # type: ignore[no-untyped-def]
+        """More problems than are solved in one chunk, each with its own strength and start."""
+        problem, count = instance(problems=70, n=5, d=6), 70
+        strengths = torch.linspace(0.01, 1.5, count, dtype=F64)
+        start = torch.randn(count, 6, generator=torch.Generator().manual_seed(1), dtype=F64)
+        together = solver(problem, L1, strengths, start, Stopping(1e-7, 300))
+        for i in (0, 1, 62, 63, 64, 65, 69):
+            one = slice(i, i + 1)
+            alone = solver(problem.take(one), L1, float(strengths[i]), start[one], Stopping(1e-7, 300))
+            torch.testing.assert_close(together.x[one], alone.x, rtol=0, atol=1e-6)
+            torch.testing.assert_close(together.objective[one], alone.objective, rtol=0, atol=1e-9)
+            assert abs(int(together.iterations[i] - alone.iterations[0])) <= 1
+            assert bool(together.converged[i]) == bool(alone.converged[0])
 
     def test_admm_returns_the_quantized_variable(self) -> None:
         found = admm(instance(), L1, 0.3)
@@ -171,6 +207,34 @@ class TestStochasticMethods:
         with pytest.raises(ConfigError, match=message):
             run(instance(), RIDGE, **{"strength": 0.2, "step": lambda t: 0.1, "steps": 5, **arguments})
 
+    @pytest.mark.parametrize("family", [SQUARES, LOGISTIC, POISSON, ABSOLUTE], ids=lambda f: f.name)
+    @pytest.mark.parametrize("run", [aprox, prox_sgd])
+    def test_are_loops_of_a_few_lines_and_average_what_the_gradients_were_taken_at(self, run, family) -> None:  # type: ignore[no-untyped-def]
+        problem, strength, steps, batch = instance(family, n=12, d=8), 0.2, 25, 3
+        found = run(problem, RIDGE, strength, lambda t: 0.1 / sqrt(t), steps, batch, seed=4)
+        draw = torch.Generator().manual_seed(4)
+        u = w = torch.zeros(3, 8, dtype=F64)
+        weights, iterates = [], []
+        for t in range(1, steps + 1):
+            chosen, eta = torch.randint(12, (3, batch), generator=draw), 0.1 / sqrt(t)
+            weights, iterates = [*weights, eta], [*iterates, w]
+            gradient = torch.stack([mean_gradient(family.name, problem, i, chosen[i], w[i]) for i in range(3)])
+            u = (u if run is aprox else w) - eta * gradient
+            w = prox(u, RIDGE, strength * (sum(weights) if run is aprox else eta))
+        torch.testing.assert_close(found.last, w, rtol=0, atol=1e-12)
+        average = sum(eta * w for eta, w in zip(weights, iterates, strict=True)) / sum(weights)
+        torch.testing.assert_close(found.average, average, rtol=0, atol=1e-12)
+        torch.testing.assert_close(found.average_objective[-1], objective(problem, RIDGE, strength, average), rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("run", [aprox, prox_sgd])
+    def test_descend_on_counts(self, run) -> None:  # type: ignore[no-untyped-def]
+        problem = instance(POISSON, n=30, d=5)
+        best = accelerated(problem, RIDGE, 0.1, stopping=Stopping(1e-9, 20_000)).objective
+        found = run(problem, RIDGE, 0.1, lambda t: 0.1 / sqrt(t), 800, batch=10, observe=(1,))
+        gaps = found.objective - best
+        assert bool((gaps >= -1e-9).all())
+        assert bool((gaps[-1] < gaps[0] / 5).all())
+
     @pytest.mark.parametrize("run", [aprox, prox_sgd])
     def test_observe_each_asked_step_once_and_the_last(self, run) -> None:  # type: ignore[no-untyped-def]
         whole = run(instance(), RIDGE, 0.2, lambda t: 0.1, 6, observe=(5, 2, 2))
@@ -230,7 +294,9 @@ class TestStochasticMethods:
         needed = (-total - run.last) / (30 * eta * 0.2)
         assert bool(((needed >= low - 1e-9) & (needed <= high + 1e-9)).all())
 
-    def test_the_objective_is_loss_plus_regularizer(self) -> None:
+    @pytest.mark.parametrize("strength", [2.0, 0.1])
+    def test_the_objective_is_loss_plus_regularizer_in_double_precision(self, strength: float) -> None:
         problem = instance()
         x = torch.ones(3, 40, dtype=F64)
-        torch.testing.assert_close(objective(problem, L1, 2.0, x), problem.loss(x) + 2 * L1.value(x).sum(-1))
+        expected = problem.loss(x) + strength * L1.value(x).sum(-1)
+        torch.testing.assert_close(objective(problem, L1, strength, x), expected, rtol=1e-15, atol=0)
