@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from math import inf, nan
+from math import exp, inf, nan
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from hwsim.training import (
     Asymmetric,
     BinaryRelax,
     FormatLevels,
+    Glm,
     Hard,
     LevelQuantizer,
     Linear,
@@ -33,6 +34,7 @@ from hwsim.training import (
     Sigmoid,
     Soft,
     Uniform,
+    aprox,
     distance,
     learned_codebook,
     prox,
@@ -123,6 +125,46 @@ class TestMaps:
             given = cells(u[None], torch.tensor([levels], dtype=torch.float64), 1 / rho)[0]
             torch.testing.assert_close(given, expected, rtol=0, atol=1e-12)
 
+    @pytest.mark.parametrize("seed", range(20))
+    def test_parq_is_that_prox_map_on_random_levels(self, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+        positive = torch.rand(1 + seed % 5, generator=draw, dtype=torch.float64).cumsum(0) + 0.05
+        zero = torch.zeros(seed % 2, dtype=torch.float64)
+        levels = torch.cat([-positive.flip(0), zero, positive])
+        rho = float(1 + 10 * torch.rand(1, generator=draw))
+        u = 4 * torch.randn(1000, generator=draw, dtype=torch.float64)
+        knots = (0.0, *positive.tolist())
+        slopes = [(1 - 1 / rho) * (a + b) / 2 for a, b in pairwise(knots)]
+        slopes[0] = slopes[0] if len(zero) else 0.0
+        expected = prox(rho * u, PAR(knots, (*slopes, inf)), rho)
+        torch.testing.assert_close(cells(u[None], levels[None], 1 / rho)[0], expected, rtol=0, atol=1e-12)
+
+    @pytest.mark.parametrize("step", [0, 1, 2, 3])
+    @pytest.mark.parametrize("temperature", [1000.0, 20.0])
+    def test_soft_is_a_sigmoid_in_each_cell_that_steepens(self, temperature: float, step: int) -> None:
+        levels, values = [-1.0, 0.0, 0.5, 2.0], [-3.0, -1.0, -0.9, -0.5, -0.1, 0.2, 0.25, 0.4, 0.6, 1.3, 1.9, 2.0, 7.0]
+        out = torch.empty(1, len(values), dtype=torch.float64)
+        soft = Soft(Linear(0, 4), temperature)
+        soft(torch.tensor([values], dtype=torch.float64), torch.tensor([levels], dtype=torch.float64), Progress(step, 0.0), out)
+        steepness = 1 + (temperature - 1) * step / 4
+
+        def expected(u: float) -> float:
+            if not levels[0] < u < levels[-1]:
+                return min(max(u, levels[0]), levels[-1])
+            low, high = next((a, b) for a, b in pairwise(levels) if a < u <= b)
+            sigmoids = [1 / (1 + exp(-steepness * f)) for f in ((u - (low + high) / 2) / (high - low), 0.5)]
+            return (low + high) / 2 + (high - low) * (sigmoids[0] - 0.5) / (2 * sigmoids[1] - 1)
+
+        assert out[0].tolist() == pytest.approx([expected(u) for u in values], abs=1e-12)
+
+    @pytest.mark.parametrize("step", [3, 4, 5, 8, 13])
+    def test_proxquant_is_the_prox_map_of_the_distance_with_a_strength_that_grows_from_its_start(self, step: int) -> None:
+        u, rate = 3 * torch.randn(1, 500, generator=torch.Generator().manual_seed(0), dtype=torch.float64), 0.06
+        levels, out = torch.tensor([[-2.0, -0.75, 0.0, 0.75, 2.0]], dtype=torch.float64), torch.empty_like(u)
+        ProxQuant(rate, Linear(3, 20))(u, levels, Progress(step, 0.0), out)
+        expected = prox(u, distance((0.0, 0.75, 2.0)), rate * (step - 3))
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+
     def test_parq_clips_only_at_its_start_and_is_hard_at_its_end(self) -> None:
         u, levels, out = torch.linspace(-3, 3, 301)[None], torch.tensor([[-2.0, 0.5, 2.0]]), torch.empty(1, 301)
         parq = Parq(Sigmoid(5, 10))
@@ -205,6 +247,77 @@ class TestWrapper:
             assert torch.equal(u, layer.weight)
             assert torch.equal(w, sign_of(layer.weight))
 
+    @pytest.mark.parametrize("base", OPTIMIZERS)
+    @pytest.mark.parametrize("quantizer", [LSBQ(2), Uniform(3)], ids=str)
+    def test_with_the_hard_map_and_levels_of_a_period_it_is_that_estimator_too(
+        self, quantizer: LevelQuantizer, base: str
+    ) -> None:
+        model, straight, period = network(), network(), 3
+        train(model, optimizer := wrapped(model, base, Hard(), quantizer=quantizer, period=period), 8)
+        latent = OPTIMIZERS[base]([{"params": split_parameters(straight)[0]}, {"params": split_parameters(straight)[1]}])
+        layers, levels = (straight[0], straight[2]), []
+        drawn = [layer.weight.detach().clone() for layer in layers]
+        for step in range(8):
+            latent.zero_grad()
+            leaves = [w.clone().requires_grad_() for w in drawn]
+            hidden = torch.relu(nn.functional.linear(X, leaves[0], layers[0].bias))
+            cross_entropy(nn.functional.linear(hidden, leaves[1], layers[1].bias), Y).backward()
+            for layer, w in zip(layers, leaves, strict=True):
+                layer.weight.grad = w.grad
+            latent.step()
+            if step % period == 0:
+                levels = [quantizer.levels(layer.weight.detach().reshape(1, -1))[0] for layer in layers]
+            drawn = [nearest_by_comparison(layer.weight.detach(), q) for layer, q in zip(layers, levels, strict=True)]
+        for layer, expected, (w, u) in zip(layers, drawn, optimizer.latents(), strict=True):
+            assert torch.equal(u, layer.weight)
+            assert torch.equal(w, expected)
+
+    def test_with_proxquant_each_step_starts_from_the_weights_and_not_from_the_latent_ones(self) -> None:
+        model, plain, schedule, rate = network(), network(), Linear(2, 7), 4e-3
+        optimizer = PARQ(torch.optim.SGD(model.parameters(), lr=0.1), LSBQ(2), ProxQuant(rate, schedule), period=1)
+        for step in range(9):
+            train(model, optimizer, 1)
+            plain.zero_grad()
+            cross_entropy(plain(X), Y).backward()
+            for p in plain.parameters():
+                u = p.data - 0.1 * p.grad
+                level = nearest_by_comparison(u, LSBQ(2).levels(u.reshape(1, -1))[0])
+                moved = level + (u - level).sign() * ((u - level).abs() - rate * max(step - 2, 0)).clamp(min=0)
+                p.data = level if step >= 7 else moved
+        for p, q in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+        assert all(torch.equal(u, w) for w, u in optimizer.latents())
+
+    def test_with_the_aprox_map_it_is_aprox(self) -> None:
+        """On one observation, so that the batch drawn is always the same; w starts from 0 there and here."""
+        d, strength, par = 8, 1.0, PAR((0, 0.5, 1), (0.2, 0.7, inf))
+        design = torch.randn(1, 1, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        glm = Glm(design, torch.tensor([[2.0]], dtype=torch.float64))
+        w = nn.Parameter(torch.zeros(1, d, dtype=torch.float64))
+        optimizer = PARQ(torch.optim.SGD([w], lr=0.05), Fixed((-1.0, -0.5, 0.0, 0.5, 1.0)), Aprox(par, strength))
+        for t in range(1, 21):
+            optimizer.zero_grad()
+            glm.loss(w).backward()
+            optimizer.step()
+            expected = aprox(glm, par, strength, lambda _: 0.05, t).last
+            torch.testing.assert_close(w.detach(), expected, rtol=0, atol=1e-12)
+        assert 0 < int((w == 0).sum()) < d
+
+    def test_draws_each_group_to_its_own_bits_with_its_own_granularity(self) -> None:
+        model = network()
+        groups = [{"params": [model[0].weight]}, {"params": [model[2].weight]}, {"params": [model[0].bias, model[2].bias]}]
+        options = {"granularity": ["tensor", {"channel": 0}, "tensor"], "period": 2}
+        optimizer = PARQ(torch.optim.SGD(groups, lr=0.1), [LSBQ(1), LSBQ(3), None], Parq(Sigmoid(0, 6)), **options)
+        train(model, optimizer, 8)
+        assert optimizer.levels_of(model[0].weight)[0].shape == (1, 2)
+        assert optimizer.levels_of(model[2].weight)[0].shape == (4, 8)
+        assert model[0].weight.unique().numel() == 2
+        for row, levels in zip(model[2].weight, optimizer.levels_of(model[2].weight)[0], strict=True):
+            assert bool(torch.isin(row, levels).all())
+        assert model[2].weight.unique().numel() > 8
+        with pytest.raises(ConfigError, match=r"levels: got a parameter of shape \(24,\) that has none"):
+            optimizer.levels_of(model[0].bias)
+
     def test_parq_tends_to_the_straight_through_estimator_as_its_slope_falls(self) -> None:
         hard = network()
         train(hard, wrapped(hard), 8)
@@ -228,11 +341,13 @@ class TestWrapper:
     @pytest.mark.parametrize("base", OPTIMIZERS)
     @pytest.mark.parametrize(
         "prox_map",
-        [Hard(), Parq(Sigmoid(2, 14)), BinaryRelax(Linear(2, 14)), ProxQuant(1e-3, Linear(2, 14)), Soft(Sigmoid(2, 14))],
+        [Hard(), Parq(Sigmoid(2, 14)), BinaryRelax(Linear(2, 14)), ProxQuant(1e-3, Linear(2, 14)), Soft(Sigmoid(2, 14)),
+         Aprox(PAR((0, 1, 3), (0.5, 1, inf)), 0.3)],
         ids=lambda m: type(m).__name__,
     )  # fmt: skip
     def test_resumes_bit_for_bit(self, prox_map: ProxMap, base: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
-        options = {"warmup": 2, "period": 4, "anneal_weight_decay": 0.5}
+        share = {"channel": 0} if isinstance(prox_map, Soft | Aprox) else "tensor"
+        options = {"warmup": 2, "period": 4, "anneal_weight_decay": 0.5, "granularity": share}
         whole, first, second = network(), network(), network()
         train(whole, wrapped(whole, base, prox_map, **options), 16)
         train(first, optimizer := wrapped(first, base, prox_map, **options), 9)
@@ -339,6 +454,24 @@ class TestWrapper:
             ours.load_state_dict(theirs.state_dict())
         assert ours.steps_done == 0
         assert torch.equal(ours.state_dict()["parq"]["groups"][0]["latents"][0], before)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same levels for every row."""
+
+    values: tuple[float, ...]
+
+    def levels(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.new_tensor(self.values).expand(len(rows), -1)
+
+
+def nearest_by_comparison(w: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """The level above whose lower midpoint a weight lies, and not above the upper one."""
+    result = levels[0].expand_as(w).clone()
+    for low, high in pairwise(levels):
+        result = torch.where(w > (low + high) / 2, high, result)
+    return result
 
 
 def sign_of(w: torch.Tensor) -> torch.Tensor:
