@@ -1,15 +1,14 @@
-"""What arithmetic costs: bits moved, accumulator width, and two named tables that are never put on one axis."""
+"""What arithmetic costs: operands' bits, accumulators' width, and named tables that are never put on one axis."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from math import ceil, log2
+from math import ceil, inf, log2
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, model_validator
 
 from hwsim.catalogue import CONFIGS, Catalogue
 from hwsim.config import load, validate
@@ -17,8 +16,12 @@ from hwsim.config.record import Record
 from hwsim.errors import ConfigError, not_allowed
 from hwsim.fields import format_record
 from hwsim.formats import Block, Fixed, Float, Format, Integer
+from hwsim.macs import Mac
+from hwsim.workload import NATIVE, MultiplyAdd, Rows, Work, bits_per_element, multiply_adds, stored_bits
 
 Positive = Annotated[float, Field(gt=0)]
+TERMS = 128
+"""Of each sum, where nothing else is said."""
 
 
 class _Cost(Record):
@@ -40,37 +43,71 @@ class _Cost(Record):
 
 
 class Bits(_Cost):
-    """Bits of operands; nothing about arithmetic."""
+    """Bits of the two operands of each multiply-add, as if none of them were used twice; no results, no storage."""
 
     kind: Literal["bits"]
 
-    def multiply_add(self, a: Format, b: Format, terms: int) -> float:
+    def multiply_add(self, a: Format, b: Format, terms: int, unit: Mac = NATIVE) -> float:
         """Bits of the two operands."""
         return bits_per_element(a) + bits_per_element(b)
 
 
 class Table(_Cost):
-    """Energy from published figures: products by the bits of both significands, sums by the bits of the accumulator.
+    """Energy from published figures: products by both significands' bits multiplied, sums by the bits of the accumulator.
 
-    E = m p_a p_b + s w, with m and s those of integers where both operands are, w the bits of the exact accumulator of integers
-    and 32 for floats.
+    The figures, by format, are kept exactly. Between two of them the energy is linear in what it goes by; below the first and
+    above the last it is proportional to it. Figures of integers serve products of integers and integer sums, those of floats
+    all others.
     """
 
     kind: Literal["table"]
-    multiply: dict[Literal["integer", "float"], Positive]
-    add: dict[Literal["integer", "float"], Positive]
-    move: dict[str, Positive] = Field(default_factory=dict)
+    multiply: dict[str, Positive]
+    add: dict[str, Positive]
+
+    @model_validator(mode="after")
+    def _both_kinds(self) -> Self:
+        for field in ("multiply", "add"):
+            names = list(getattr(self, field))
+            if {significand(format_record(name))[0] > 0 for name in names} != {True, False}:
+                raise ValueError(f"{field}: got {', '.join(names) or 'nothing'}; allowed: at least one integer and one float")
+        return self
 
     @property
     def figures(self) -> dict[tuple[str, str], float]:
         """The energies of products and of sums."""
         return {(field, key): value for field in ("multiply", "add") for key, value in getattr(self, field).items()}
 
-    def multiply_add(self, a: Format, b: Format, terms: int) -> float:
-        """Energy of a product and the sum it enters."""
-        kind: Literal["integer", "float"] = "integer" if significand(a)[0] == significand(b)[0] == 0 else "float"
-        width = accumulator_bits(a, b, terms) if kind == "integer" else 32
-        return self.multiply[kind] * significand(a)[1] * significand(b)[1] + self.add[kind] * width
+    def multiply_add(self, a: Format, b: Format, terms: int, unit: Mac = NATIVE) -> float:
+        """Energy of a product and of its share of the sums that it enters."""
+        return self.product(a, b) + sum(share * self.addition(*width) for share, *width in sums(unit, a, b, terms))
+
+    def product(self, a: Format, b: Format) -> float:
+        """Energy of a product."""
+        (xa, pa), (xb, pb) = significand(a), significand(b)
+        return _between(self._points("multiply", xa == xb == 0), pa * pb)
+
+    def addition(self, integer: bool, bits: float) -> float:
+        """Energy of an addition in so wide an accumulator."""
+        return _between(self._points("add", integer), bits)
+
+    def _points(self, field: Literal["multiply", "add"], integer: bool) -> list[tuple[float, float]]:
+        found = []
+        for name, energy in getattr(self, field).items():
+            fmt = format_record(name)
+            exponent, digits = significand(fmt)
+            if (exponent == 0) == integer:
+                found.append((float(digits**2 if field == "multiply" else fmt.bits), energy))
+        return sorted(found)
+
+
+def _between(points: list[tuple[float, float]], x: float) -> float:
+    """Linear between points, proportional outside of them."""
+    (first, low), (last, high) = points[0], points[-1]
+    if not first < x < last:
+        return low * (x / first) if x <= first else high * (x / last)
+    i = next(i for i, (at, _) in enumerate(points) if x <= at)
+    (left, below), (right, above) = points[i - 1], points[i]
+    return below + (above - below) * (x - left) / (right - left)
 
 
 class Gates(_Cost):
@@ -78,7 +115,8 @@ class Gates(_Cost):
 
     With x exponent and y mantissa bits, integers x = 0 and all bits in y + 1: product p_a p_b full adders; floats also an adder,
     a subtractor and a comparator of x bits, an aligner of n log2(n) multiplexers and a sum of n bits, n = min(2^(x+1) + 2 y,
-    sum_bits), and a normalizer of n log2(n) multiplexers shared by the lanes.
+    the significand of the unit's sum), and a normalizer of n log2(n) multiplexers shared by the lanes. A sum that is rounded
+    stochastically adds a flip-flop and a full adder for each random bit. Nothing of integers depends on their accumulator.
     """
 
     kind: Literal["gates"]
@@ -91,20 +129,27 @@ class Gates(_Cost):
         """The cells."""
         return {("cells", key): value for key, value in self.cells.items()}
 
-    def multiply_add(self, a: Format, b: Format, terms: int) -> float:
+    def multiply_add(self, a: Format, b: Format, terms: int, unit: Mac = NATIVE) -> float:
         """Gates of one multiply-add."""
         (xa, pa), (xb, pb) = significand(a), significand(b)
         adder, mux, compare = self.cells["full_adder"], self.cells["mux2"], self.cells["compare"]
         x = max(xa, xb)
-        gates = adder * pa * pb
+        gates = adder * pa * pb + self._random(unit)
         if x == 0:
             return gates + adder * (pa + pb)
-        n = min(float(2 ** (x + 1) + pa + pb - 2), self.sum_bits)
+        n = min(float(2 ** (x + 1) + pa + pb - 2), sum_significand(unit, self.sum_bits))
         return gates + adder * (2 * x + n) + compare * x + mux * n * log2(n) * (1 + 1 / self.lanes)
+
+    def _random(self, unit: Mac) -> float:
+        rounding = unit.accumulator.rounding
+        if unit.is_native or not rounding.is_stochastic:
+            return 0.0
+        added = stochastic_unit_bits(rounding.random_bits)
+        gates = self.cells["flip_flop"] * added["flip_flops"] + self.cells["full_adder"] * added["full_adders"]
+        return gates / (1 if unit.fused is None else unit.fused.terms or self.lanes)
 
 
 Cost = Bits | Table | Gates
-_COST: TypeAdapter[Cost] = TypeAdapter(Annotated[Cost, Field(discriminator="kind")])
 
 
 class _File(Record):
@@ -146,11 +191,6 @@ def significand(fmt: Format) -> tuple[int, int]:
     raise ConfigError(f"cost: got {fmt}; allowed: integers, fixed point, floats, and blocks of these")
 
 
-def bits_per_element(fmt: Format) -> float:
-    """Stored bits of one element, with its share of its block's scale: MXFP4 4.25, NVFP4 4.5."""
-    return fmt.bits_per_element if isinstance(fmt, Block) else float(fmt.bits)
-
-
 def accumulator_bits(a: Format, b: Format, terms: int) -> int:
     """The width that sums so many products exactly, sign included.
 
@@ -163,57 +203,67 @@ def accumulator_bits(a: Format, b: Format, terms: int) -> int:
     return (2**xa if xa else 0) + (2**xb if xb else 0) + pa + pb - 2 + carry - 1
 
 
+def sum_significand(unit: Mac, native: float) -> float:
+    """Significand bits, the hidden one included, of a unit's inner sum of floats; infinity where it is exact."""
+    if unit.is_native:
+        return native
+    if unit.fused is not None:
+        return inf if unit.fused.fraction_bits == "exact" else unit.fused.fraction_bits + 1
+    return significand(unit.accumulator.format)[1]
+
+
+def sums(unit: Mac, a: Format, b: Format, terms: int) -> list[tuple[float, bool, int]]:
+    """The additions of one product: how much of each falls to it, whether it is one of integers, and its accumulator's bits.
+
+    A native unit has fp32 sums of floats and exact ones of integers. Sums of chunks and promoted ones add their share.
+    """
+    if unit.is_native:
+        integer = significand(a)[0] == significand(b)[0] == 0
+        return [(1.0, integer, accumulator_bits(a, b, terms) if integer else 32)]
+    outer = [(level.every, level.into.format) for level in unit.levels(terms)]
+    return [(1.0 / every, significand(fmt)[0] == 0, fmt.bits) for every, fmt in [(1, unit.accumulator.format), *outer]]
+
+
 def stochastic_unit_bits(random_bits: int) -> dict[str, int]:
     """What a stochastic rounding adds to a unit: an LFSR and an adder of its random bits (Ben Ali et al., arXiv 2404.14010)."""
     return {"flip_flops": random_bits, "full_adders": random_bits}
 
 
-Work = Mapping[tuple[Format, Format], float]
-"""How many multiply-adds a run makes of each pair of operand formats."""
-
-
-def gemm_cost(table: Cost, audit: Iterable[Mapping[str, Any]], wide: str = "fp32", terms: int = 128) -> float:
+def gemm_cost(table: Cost, audit: Rows, wide: str = "fp32", terms: int = TERMS) -> float:
     """The cost of every multiply-add of a run, from its audit; operands without a cast are of the `wide` format.
 
     Args:
         table: the costs.
-        audit: rows with `gemm`, `role`, `cast`, `flops`, `phase`, `site`, `op`, and of each GEMM its operands and `result`.
+        audit: rows with `gemm`, `role`, `cast`, `flops`, `phase`, `site`, `op`, and of each GEMM its operands and `result`; the
+            units that they name in `mac` are those of the catalogue, `native` without a name.
         wide: what an operand without a cast is.
         terms: of each sum, for integer accumulators.
     """
     return work_cost(table, multiply_adds(audit, wide), terms)
 
 
-def work_cost(table: Cost, work: Work, terms: int = 128) -> float:
+def work_cost(table: Cost, work: Work, terms: int = TERMS) -> float:
     """The cost of so many multiply-adds."""
-    return sum(count * table.multiply_add(a, b, terms) for (a, b), count in work.items())
+    return sum(count * table.multiply_add(of.a, of.b, terms, of.unit) for of, count in work.items())
 
 
-def multiply_adds(audit: Iterable[Mapping[str, Any]], wide: str = "fp32", catalogue: Catalogue | None = None) -> Work:
-    """The multiply-adds of a run by the formats of their operands, from its audit (see `gemm_cost`).
-
-    Args:
-        audit, wide: as for `gemm_cost`.
-        catalogue: of the formats that the run's own file declares.
-
-    Raises:
-        FormatError: a format of the audit has no name that is known.
-    """
-    gemms: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in audit:
-        if row["gemm"]:
-            key = (row["phase"], row["op"], row["site"], row["gemm"])
-            gemms.setdefault(key, {"flops": 0, "operands": []})
-            if row["role"] == "result":
-                gemms[key]["flops"] += row["flops"]
-            else:
-                gemms[key]["operands"].append(_format_of(row["cast"], wide, catalogue))
-    work: dict[tuple[Format, Format], float] = defaultdict(float)
-    for gemm in gemms.values():
-        a, *rest = gemm["operands"] or [format_record(wide)]
-        work[a, rest[0] if rest else a] += gemm["flops"] / 2
-    return work
-
-
-def _format_of(cast: str, wide: str, catalogue: Catalogue | None) -> Format:
-    return format_record(wide if cast == "none" else cast.split(" ")[0], catalogue)
+__all__ = [
+    "TERMS",
+    "Bits",
+    "Cost",
+    "Gates",
+    "MultiplyAdd",
+    "Table",
+    "Work",
+    "accumulator_bits",
+    "bits_per_element",
+    "cost",
+    "cost_tables",
+    "gemm_cost",
+    "multiply_adds",
+    "significand",
+    "stochastic_unit_bits",
+    "stored_bits",
+    "sums",
+    "work_cost",
+]

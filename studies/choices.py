@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hwsim.budgets.allocation import CANDIDATES
 from hwsim.budgets.limits import Limits
 from hwsim.casts import CastField
 from hwsim.config.record import Record
+from hwsim.costs import Cost, cost
 from hwsim.fields import FormatField
 
 Positive = Annotated[float, Field(gt=0)]
@@ -152,6 +154,24 @@ class Published(Record):
         return self
 
 
+class CostChoice(Record):
+    """A cost table, kept with the study, so that its report needs no other file.
+
+    Args:
+        name: of the table in the report. table: the figures.
+    """
+
+    name: str
+    table: Annotated[Cost, Field(discriminator="kind")]
+
+
+def _cost(given: Any) -> Any:
+    return {"name": Path(given).stem, "table": cost(given)} if isinstance(given, str) else given
+
+
+CostField = Annotated[CostChoice, BeforeValidator(_cost, json_schema_input_type=str | CostChoice)]
+
+
 class ReportChoice(Record):
     """What to ask of the results.
 
@@ -162,6 +182,7 @@ class ReportChoice(Record):
         budget_epochs: a shorter training for those runs; by default the task's epochs.
         sites: datapaths whose error in one training step is split over sites, roles and causes, as `hwsim budget` does, for the
             first seed; by default those of `budget`, else those that round, four at most.
+        costs: the cost tables that the error is set against, each a shipped name or a YAML file; by default all shipped ones.
     """
 
     metric: str | None = None
@@ -169,6 +190,7 @@ class ReportChoice(Record):
     budget: tuple[str, ...] = ()
     budget_epochs: Count | None = None
     sites: tuple[str, ...] | None = None
+    costs: tuple[CostField, ...] | None = None
 
 
 class BudgetChoice(Record):

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
 from hwsim.catalogue import Catalogue
 from hwsim.config import loads
-from hwsim.costs import Cost, Work, cost, cost_tables, multiply_adds, work_cost
-from hwsim.errors import FormatError, HwsimError
+from hwsim.costs import (
+    TERMS,
+    Cost,
+    MultiplyAdd,
+    Work,
+    accumulator_bits,
+    cost,
+    cost_tables,
+    multiply_adds,
+    stored_bits,
+    sums,
+    work_cost,
+)
+from hwsim.datapaths import Datapath
+from hwsim.errors import HwsimError
 
+from ..choices import CostChoice
 from ..store import Store
 from .summary import Comparison, Report
 
+FACTS = ("accumulator (bits)", f"exact sum of {TERMS} (bits)", "weights and optimizer states (bits)")
 TRAINING = ("forward", "loss", "backward", "recompute")
 
 
@@ -39,25 +55,72 @@ class Costs:
     turns: tuple[str, ...] = ()
 
 
-def costs(report: Report) -> tuple[Costs, ...]:
-    """The figures of every shipped table; one axis each, never two tables on one."""
-    store, work = Store(report.folder), dict[str, Work]()
-    catalogue = Catalogue.of(loads(report.index["file"], "study.yaml"))
-    for name, record in report.records.items():
-        rows = pq.read_table(store.runs / record["id"] / "audit.parquet").to_pylist()
+@dataclass(frozen=True)
+class Arithmetic:
+    """What one training of a datapath computes and keeps.
+
+    Args:
+        work: its multiply-adds.
+        stored: bits of parameters and optimizer states.
+    """
+
+    work: Work
+    stored: float
+
+    @property
+    def widest(self) -> int | None:
+        """Bits of its widest inner accumulator; None where a format has no such figure."""
+        return self._most(lambda of: sums(of.unit, of.a, of.b, TERMS)[0][2])
+
+    @property
+    def exact(self) -> int | None:
+        """Bits of the widest exact sum of 128 of its products; None where a format has no such figure."""
+        return self._most(lambda of: accumulator_bits(of.a, of.b, TERMS))
+
+    def _most(self, bits: Callable[[MultiplyAdd], int]) -> int | None:
         try:
-            work[name] = multiply_adds((row for row in rows if row["phase"] in TRAINING), catalogue=catalogue)
-        except FormatError:
-            # A format declared in place has no name by which its figures could be found.
-            continue
-    error, found = errors(report), []
-    for name in cost_tables():
-        table = cost(name)
+            return max((bits(of) for of in self.work), default=None)
+        except HwsimError:
+            # A codebook or a posit: neither an integer nor a float.
+            return None
+
+
+def costs(report: Report) -> tuple[Costs, ...]:
+    """The figures of every table that the study chooses; one axis each, never two tables on one."""
+    work, error = {name: found.work for name, found in arithmetic(report).items()}, errors(report)
+    found = []
+    for name, table in chosen_tables(report).items():
         values = priced(table, work)
         front = pareto(error, values)
         turns = sensitivity(table, work, error)
         found.append(Costs(name, table.unit, table.node, table.includes, table.source, values, front, turns))
     return tuple(found)
+
+
+def chosen_tables(report: Report) -> dict[str, Cost]:
+    """The cost tables of a study by name: those it chooses, else the shipped ones."""
+    given = report.study["report"].get("costs")
+    if given is None:
+        return {name: cost(name) for name in cost_tables()}
+    chosen = [CostChoice.model_validate_json(json.dumps(one)) for one in given]
+    return {one.name: one.table for one in chosen}
+
+
+def arithmetic(report: Report) -> dict[str, Arithmetic]:
+    """What one training of each datapath computes; not of those whose formats or units nobody knows any more."""
+    store, found = Store(report.folder), {}
+    catalogue = Catalogue.of(loads(report.index["file"], "study.yaml"))
+    for name, record in report.records.items():
+        rows = pq.read_table(store.runs / record["id"] / "audit.parquet").to_pylist()
+        datapath = Datapath.model_validate_json(json.dumps(record["run"]["datapath"]))
+        training = [row for row in rows if row["phase"] in TRAINING]
+        try:
+            work = multiply_adds(training, catalogue=catalogue, datapath=datapath)
+            found[name] = Arithmetic(work, stored_bits(rows, catalogue=catalogue, datapath=datapath))
+        except HwsimError:
+            # Two formats or units without a name read alike in the audit.
+            continue
+    return found
 
 
 def priced(table: Cost, work: Mapping[str, Work]) -> dict[str, float]:
@@ -118,14 +181,15 @@ def pareto(errors: Mapping[str, float], values: Mapping[str, float]) -> frozense
 
 
 def cost_rows(report: Report, found: Sequence[Costs]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines: what one training costs by each table; a star marks the front."""
-    header = ["datapath", report.unit.label, *(f"{table.name} ({table.unit})" for table in found)]
-    rows = []
+    """Header and lines: accumulators, storage, and what one training costs by each table; a star marks the front."""
+    known, rows = arithmetic(report), []
     for row in best_rows(report):
         name = row.series.datapath
+        own = known.get(name)
+        facts = (own.widest, own.exact, own.stored) if own else (None, None, None)
         cells = [f"{table.values[name]:.3g}{' *' * (name in table.front)}" if name in table.values else "-" for table in found]
-        rows.append([name, report.unit.number(row.value), *cells])
-    return header, rows
+        rows.append([name, report.unit.number(row.value), *("-" if bits is None else f"{bits:.6g}" for bits in facts), *cells])
+    return ["datapath", report.unit.label, *FACTS, *(f"{table.name} ({table.unit})" for table in found)], rows
 
 
 def _more_is_better(report: Report) -> bool:

@@ -33,7 +33,9 @@ HISTOGRAMS = 4
 
 def budgets_hash(plan: str, study: Mapping[str, Any]) -> str:
     """What tells the step budgets of two studies apart: the hash of the plan, and what the study (as data) asks for."""
-    return content_hash({"plan": plan, "budget": study["budget"], "report": study["report"]})
+    # What the report prices has no part in them.
+    report = {key: value for key, value in study["report"].items() if key != "costs"}
+    return content_hash({"plan": plan, "budget": study["budget"], "report": report})
 
 
 def load_step_budgets(folder: Path, index: Mapping[str, Any]) -> tuple[Budget, ...]:

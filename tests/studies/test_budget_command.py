@@ -12,7 +12,7 @@ import scipy.stats
 from study_cases import Edit, edited
 from typer.testing import CliRunner, Result
 
-from hwsim.costs import cost
+from hwsim.costs import MultiplyAdd, cost
 from hwsim.fields import format_record
 from hwsim.studies.cli import app
 from hwsim.studies.comparing import difference
@@ -137,19 +137,19 @@ def test_two_datapaths_run_in_lock_step_to_the_first_difference(study: SimpleNam
 
 def test_a_report_sets_error_against_cost(study: SimpleNamespace) -> None:
     found = {table.name: table for table in costs(load_report(study.output))}
-    assert set(found) == {"bits", "gates", "horowitz_45nm"}
-    assert set(found["bits"].values) == {"fp32", "mine"}
-    assert found["bits"].values["mine"] == pytest.approx(found["bits"].values["fp32"] * 6 / 32)
+    assert set(found) == {"operand_bits", "gates", "horowitz_45nm"}
+    assert set(found["operand_bits"].values) == {"fp32", "mine"}
+    assert found["operand_bits"].values["mine"] == pytest.approx(found["operand_bits"].values["fp32"] * 6 / 32)
     assert "Error against cost" in (study.output / "report.html").read_text()
 
 
 def test_a_verdict_that_turns_on_one_cell_says_so() -> None:
     names = {"int8": "int8", "e4m3": "fp8_e4m3fn"}
-    work = {name: {(format_record(fmt),) * 2: 1.0} for name, fmt in names.items()}
+    work = {name: {MultiplyAdd(format_record(fmt), format_record(fmt)): 1.0} for name, fmt in names.items()}
     turns = sensitivity(cost("gates"), work, {"int8": 0.2, "e4m3": 0.1})
     assert "Were mux2 (cells, 3) half what it is, int8 would leave it." in turns
     assert not any("flip_flop" in turn for turn in turns)
-    assert sensitivity(cost("bits"), work, {"int8": 0.2, "e4m3": 0.1}) == ()
+    assert sensitivity(cost("operand_bits"), work, {"int8": 0.2, "e4m3": 0.1}) == ()
 
 
 def test_the_report_has_the_budget_of_a_step_and_keeps_it(study: SimpleNamespace) -> None:
@@ -169,7 +169,7 @@ def test_figures_and_tables_are_files_of_their_own(study: SimpleNamespace) -> No
     folder = study.output / "report"
     assert hwsim("report", study.output, "--files").stdout.strip() == f"files: {folder}"
     figures = {path.stem for path in (folder / "figures").iterdir()}
-    assert {"accuracy-by-epoch", "accuracy-against-bits", "causes-by-layer-mine", "exponents-mine"} <= figures
+    assert {"accuracy-by-epoch", "accuracy-against-operand-bits", "causes-by-layer-mine", "exponents-mine"} <= figures
     for name in figures:
         assert (folder / "figures" / f"{name}.svg").read_bytes().startswith(b"<?xml")
         assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
