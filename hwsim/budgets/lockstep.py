@@ -106,7 +106,7 @@ class _Recorder:
             return
         site, gemm = product.site, product.gemm
         roles = [factor.role for factor in product.factors]
-        operands = [factor.cast(site.port(gemm, factor.role)) for factor in product.factors]
+        operands = [factor.cast(site.port(gemm, factor.port)) for factor in product.factors]
         names: Sequence[str] = roles if roles[0] != roles[1] else [f"{side} {roles[0]}" for side in ("left", "right")]
         for name, x in zip(names, operands, strict=True):
             self._see(site.name, gemm, name, Seen(x))

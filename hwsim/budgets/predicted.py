@@ -19,6 +19,7 @@ from hwsim.emulator import Machine, emulate
 from hwsim.emulator.observing import Product
 from hwsim.emulator.ports import Draws, Port
 from hwsim.emulator.records import GemmNote, node_creation_hook
+from hwsim.emulator.sites import RIGHT
 
 from .causes import CAUSES, Stage, at_first
 from .curvature import root_of_hessian
@@ -247,25 +248,37 @@ class _Probe:
         """By port, draw and cause, the change in the product when that cast alone goes as far as that cause."""
         a, b = product.factors
         if a.role == b.role:
-            # Both operands go through the same port: what is left of the product of the two errors counts too.
-            exact = product.multiply(a.x, b.x)
-            operands = [*self._changed(product, a.role, lambda port: product.multiply(a.cast(port), b.cast(port)) - exact)]
+            operands = [*self._changed_together(product)]
         else:
             operands = [
-                *self._changed(product, a.role, lambda port: product.multiply(a.cast(port) - a.x, b.x)),
-                *self._changed(product, b.role, lambda port: product.multiply(a.x, b.cast(port) - b.x)),
+                *self._changed(product, a.role, lambda port: product.multiply(a.cast(port) - a.x, b.x), a.port),
+                *self._changed(product, b.role, lambda port: product.multiply(a.x, b.cast(port) - b.x), b.port),
             ]
         return [*operands, *self._changed(product, "result", lambda port: port(product.out, product.call) - product.out)]
 
-    def _changed(self, product: Product, role: str, change: Callable[[Port], Tensor]) -> Iterator[tuple[str, int, str, Tensor]]:
-        name = f"{product.site.name}/{product.gemm}/{role}"
+    def _changed(
+        self, product: Product, role: str, change: Callable[[Port], Tensor], port: str = ""
+    ) -> Iterator[tuple[str, int, str, Tensor]]:
+        place = f"{product.site.name}/{product.gemm}/"
+        name = place + role
         if name in self._draws:
-            for draw, ports in enumerate(self._built(product, name, role)):
-                for cause, port in ports:
-                    yield name, draw, cause, change(port)
+            for draw, ports in enumerate(self._built(product, place + (port or role), role)):
+                for cause, one in ports:
+                    yield name, draw, cause, change(one)
+
+    def _changed_together(self, product: Product) -> Iterator[tuple[str, int, str, Tensor]]:
+        """Both operands belong to one place: what is left of the product of the two errors counts too."""
+        a, b = product.factors
+        name = f"{product.site.name}/{product.gemm}/{a.role}"
+        if name in self._draws:
+            exact = product.multiply(a.x, b.x)
+            built = (self._built(product, full, a.role) for full in (name, name + RIGHT))
+            for draw, (left, right) in enumerate(zip(*built, strict=True)):
+                for (cause, first), (_, second) in zip(left, right, strict=True):
+                    yield name, draw, cause, product.multiply(a.cast(first), b.cast(second)) - exact
 
     def _built(self, product: Product, name: str, role: str) -> list[list[tuple[str, Port]]]:
-        """The ports that stop after each cause, for each draw."""
+        """The ports of a name that stop after each cause, for each draw."""
         if name not in self._ports:
             cast = getattr(getattr(product.site.layer.declared.gemm, product.gemm), role)
             whole = at_first if cast.kept else apply
@@ -274,6 +287,6 @@ class _Probe:
                     (cause, Port(cast, name, Draws(self._seed + draw * DRAW_STRIDE, 0), role != "weight", convert=stage or whole))
                     for cause, stage in self._causes
                 ]
-                for draw in range(self._draws[name])
+                for draw in range(self._draws[name.removesuffix(RIGHT)])
             ]
         return self._ports[name]

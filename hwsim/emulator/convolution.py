@@ -302,7 +302,7 @@ def _show(
 
     def factor(side: int) -> Factor:
         given = operands[side]
-        return Factor(given.role, given.x, lambda port: _cast(ports, side, given, geometry, place.call, port))
+        return Factor(given.role, given.x, lambda port: _cast(ports, side, given, geometry, place.call, port), given.role)
 
     dots = seen[0] if seen else None
     engine.observer.product(Product(place.site, gemm, place.call, (factor(0), factor(1)), out, multiply, target, dots=dots))

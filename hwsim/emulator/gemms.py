@@ -16,7 +16,7 @@ from .origins import PLAIN, Origin, Role, note, origin_of
 from .phases import Phase
 from .products import cast_operand, emulated, rotated
 from .records import GemmNote
-from .sites import GemmPorts, Site, storage_id
+from .sites import RIGHT, GemmPorts, Site, storage_id
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -25,12 +25,22 @@ if TYPE_CHECKING:
 
 
 class Place:
-    """Where a GEMM runs: its site, which of the three it is, its call number, and its operands' roles."""
+    """Where a GEMM runs: site, which of the three, call number, its operands' roles and the names of their ports."""
 
-    __slots__ = ("call", "forward", "gemm", "left", "right", "site", "target")
+    __slots__ = ("call", "forward", "gemm", "left", "names", "right", "site", "target")
 
-    def __init__(self, site: Site, gemm: Gemm, call: int, left: Operand, right: Operand, target: int | None = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        gemm: Gemm,
+        call: int,
+        left: Operand,
+        right: Operand,
+        names: tuple[str, str],
+        target: int | None = None,
+    ) -> None:
         self.site = site
+        self.names = names
         self.gemm = gemm
         self.call = call
         self.left, self.right = left, right
@@ -52,7 +62,7 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
         return engine.run_update(plan, args, kwargs, flops)
     place = placed_backward(engine, plan.name, left, right) if phase is Phase.BACKWARD else None
     place = place or placed_forward(engine, plan.name, left, right, phase)
-    ports = place.site.ports(place.gemm, place.left, place.right)
+    ports = place.site.ports(place.gemm, place.left, place.right, place.names)
     a, b = rotated(ports, *_matrix(left, right))
     seen: list[Dots] | None = None if engine.observer is None or phase is Phase.RECOMPUTE else []
     if ports.native and a.dtype is left.dtype:
@@ -94,7 +104,7 @@ def placed_forward(engine: Engine, op: str, left: Tensor, right: Tensor, phase: 
         made.rows, made.columns = left.shape[-2] if left.dim() > 1 else 1, right.shape[-1] if right.dim() > 1 else 1
         made.operands = _remembered(site, left_role, left), _remembered(site, right_role, right)
         engine.records.put(made)
-    return Place(site, "output", call, left_role, right_role)
+    return Place(site, "output", call, left_role, right_role, (left_role, _second(left_role, right_role)))
 
 
 def placed_backward(engine: Engine, op: str, left: Tensor, right: Tensor) -> Place | None:
@@ -109,22 +119,30 @@ def placed_backward(engine: Engine, op: str, left: Tensor, right: Tensor) -> Pla
         kept: Operand = "weight" if other is Role.WEIGHT else "input"
         gemm: Gemm = "grad_input" if kept == "weight" else "grad_weight"
         call = engine.clock.call(f"{site.name}/{gemm}", Phase.BACKWARD)
-        return _backward_place(site, gemm, call, kept, left_is_gradient)
+        return _backward_place(site, gemm, call, kept, left_is_gradient, kept)
     if left_is_gradient and b in (Role.GRAD, Role.CONST):
         left_is_gradient = storage_id(left) not in (found.left, found.right)
     kept_tensor, kept_role = (right, b) if left_is_gradient else (left, a)
     kept_left = _is_left(found, storage_id(kept_tensor), kept_role, left_is_gradient, left.shape[-1])
     kept, target = (found.left_role, found.right_role) if kept_left else (found.right_role, found.left_role)
     gemm = "grad_weight" if target == "weight" else "grad_input"
-    place = _backward_place(found.site, gemm, found.call, kept, left_is_gradient, target=int(kept_left))
+    name = kept if kept_left else _second(found.left_role, found.right_role)
+    place = _backward_place(found.site, gemm, found.call, kept, left_is_gradient, name, target=int(kept_left))
     place.forward = found if found.operands[int(kept_left)] is not None else None
     return place
 
 
-def _backward_place(site: Site, gemm: Gemm, call: int, kept: Operand, left_is_gradient: bool, target: int | None = None) -> Place:
-    left: Operand = "grad_output" if left_is_gradient else kept
-    right: Operand = kept if left_is_gradient else "grad_output"
-    return Place(site, gemm, call, left, right, target)
+def _backward_place(
+    site: Site, gemm: Gemm, call: int, kept: Operand, left_is_gradient: bool, name: str, target: int | None = None
+) -> Place:
+    if left_is_gradient:
+        return Place(site, gemm, call, "grad_output", kept, ("grad_output", name), target)
+    return Place(site, gemm, call, kept, "grad_output", (name, "grad_output"), target)
+
+
+def _second(left: Operand, right: Operand) -> str:
+    """The name of the right operand's port."""
+    return right + RIGHT if left == right else right
 
 
 def _shown(place: Place, ports: GemmPorts, left: Tensor, right: Tensor, out: Tensor, alpha: float) -> Product:
@@ -136,7 +154,8 @@ def _shown(place: Place, ports: GemmPorts, left: Tensor, right: Tensor, out: Ten
     def cast_right(port: Port) -> Tensor:
         return _as(right, cast_operand(port, b, False, ports.right_outer_first, place.call, ports.right_axis))
 
-    factors = Factor(place.left, _as(left, a), cast_left), Factor(place.right, _as(right, b), cast_right)
+    first, second = place.names
+    factors = Factor(place.left, _as(left, a), cast_left, first), Factor(place.right, _as(right, b), cast_right, second)
 
     def multiply(left: Tensor, right: Tensor) -> Tensor:
         return alpha * (left @ right)
@@ -157,7 +176,8 @@ def _through(place: Place, forward: GemmNote, out: Tensor) -> Tensor:
     flipped = _is_flipped(place)
     if operand.dim() > 1 and right:
         operand, flipped = operand.mT, not flipped
-    grad = place.site.port("output", role).through(operand, out.mT if flipped else out)
+    name = _second(forward.left_role, role) if right else role
+    grad = place.site.port("output", name).through(operand, out.mT if flipped else out)
     return grad.mT if flipped else grad
 
 

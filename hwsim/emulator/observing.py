@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """An operand of a GEMM as the model gave it, and how a port casts it in its own layout."""
+    """An operand of a GEMM as the model gave it, how a port casts it in its own layout, and the name of its own port."""
 
     role: Operand
     x: Tensor
     cast: Callable[[Port], Tensor]
+    port: str
 
 
 def unfolded(sums: Tensor) -> Tensor:

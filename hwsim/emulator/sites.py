@@ -22,6 +22,8 @@ from .scales import Scales
 from .stepping import Stepping
 
 ACCUMULATOR = "accumulator"
+RIGHT = ".right"
+"""Ends the port's name of the second of two activations that are multiplied: it has random words and a kept scale of its own."""
 NATIVE = mac("native")
 
 
@@ -70,26 +72,28 @@ class Site:
         self._ports: dict[tuple[str, str], Port] = {}
         self._gemms: dict[tuple[str, str, str], GemmPorts] = {}
 
-    def port(self, gemm: Gemm, role: str) -> Port:
-        """The cast of an operand role, or of the `result`, of a GEMM."""
-        port = self._ports.get((gemm, role))
+    def port(self, gemm: Gemm, name: str) -> Port:
+        """The cast of an operand role (see `RIGHT`), or of the `result`, of a GEMM."""
+        port = self._ports.get((gemm, name))
         if port is None:
+            role = name.removesuffix(RIGHT)
             cast = getattr(getattr(self.layer.declared.gemm, gemm), role)
             if cast is not None and not cast.requantize and FIRST_USE.get(role, gemm) != gemm:
-                self._ports[gemm, role] = self.port(FIRST_USE[role], role)
-                return self._ports[gemm, role]
-            port = self.sites.port(cast, f"{self.name}/{gemm}/{role}", ranked=role != "weight")
-            self._ports[gemm, role] = port
+                self._ports[gemm, name] = self.port(FIRST_USE[role], name)
+                return self._ports[gemm, name]
+            port = self.sites.port(cast, f"{self.name}/{gemm}/{name}", ranked=role != "weight")
+            self._ports[gemm, name] = port
         return port
 
-    def ports(self, gemm: Gemm, left: Operand, right: Operand) -> GemmPorts:
-        """The ports of a GEMM with operands of these roles."""
-        found = self._gemms.get((gemm, left, right))
+    def ports(self, gemm: Gemm, left: Operand, right: Operand, names: tuple[str, str] | None = None) -> GemmPorts:
+        """The ports of a GEMM with operands of these roles, by their names where these say more."""
+        names = names or (left, right)
+        found = self._gemms.get((gemm, *names))
         if found is None:
             mac = self.sites.unit(getattr(self.layer.declared.gemm, gemm).mac, f"{self.name}/{gemm}", (left, right))
-            found = self._gemms[gemm, left, right] = GemmPorts(
-                left=self.port(gemm, left),
-                right=self.port(gemm, right),
+            found = self._gemms[gemm, *names] = GemmPorts(
+                left=self.port(gemm, names[0]),
+                right=self.port(gemm, names[1]),
                 left_outer_first=(gemm, left) in OUTER_FIRST,
                 right_outer_first=(gemm, right) in OUTER_FIRST,
                 result=self.port(gemm, "result"),
@@ -171,12 +175,13 @@ class Sites:
     def port(self, cast: Cast | None, site: str, ranked: bool = True) -> Port:
         """A port, with a meter where statistics are wanted; where any converters are given, only ports that have one act."""
         kept = self.scales.of(site, cast) if cast is not None and cast.kept else None
+        place = site.removesuffix(RIGHT)
         if self.converters is not None:
-            convert = self.converters.get(site)
+            convert = self.converters.get(place)
             return Port(None, site, self.draws) if convert is None else Port(cast, site, self.draws, ranked, None, convert, kept)
         meter = None
         if self.metered and cast is not None:
-            meter = self.meters.setdefault(site, (Meter(), cast))[0]
+            meter = self.meters.setdefault(place, (Meter(), cast))[0]
         return Port(cast, site, self.draws, ranked, meter, kept=kept)
 
     def unit(self, declared: Mac, place: str, operands: tuple[Operand, Operand]) -> Mac:
