@@ -12,6 +12,7 @@ from hwsim.casts import Cast
 from hwsim.emulator.observing import Dots
 from hwsim.formats import Draw
 from hwsim.macs import Mac, Operands, Scaled
+from hwsim.macs.matmul import result_shape
 from hwsim.macs.operands import port
 from hwsim.macs.quantized import SIDES, Fed, epilogue, fed, narrowed
 from hwsim.macs.trace import Trace, as_text, trace
@@ -37,9 +38,8 @@ class Taken:
 
     def dot(self, out: Tensor, element: tuple[int, ...], cast: Cast | None) -> Dot:
         """The dot product behind an element of the result that was handed on, after its cast where there is one."""
-        shape = (*torch.broadcast_shapes(self.a.values.shape[:-2], self.b.values.shape[:-2]),)
-        shape = (*shape, self.a.values.shape[-2], self.b.values.shape[-1])
-        count = torch.Size(shape).numel()
+        shape = result_shape(self.a.values, self.b.values)
+        count = shape.numel()
         output = int(self.dots.fold(torch.arange(count, dtype=torch.float64).reshape(shape))[element])
         *batch, i, j = (int(n) for n in torch.unravel_index(torch.tensor(output), shape))
 
@@ -47,7 +47,8 @@ class Taken:
             matrix = x.expand(*shape[:-2], *x.shape[-2:])[tuple(batch)]
             return (matrix[i] if side == 0 else matrix[:, j]).detach().cpu()
 
-        operands, formats = [], []
+        operands: list[Tensor | Scaled] = []
+        formats = []
         for side, (name, given) in enumerate(zip(SIDES, (self.a, self.b), strict=True)):
             values = lane(given.values, side)
             formats.append(port(self.mac, name, given.values.detach().cpu(), None).format)
