@@ -186,7 +186,7 @@ def budget(
 
 @app.command()
 def compare(
-    names: Annotated[list[str], typer.Argument(help="Results folders, FOLDER:DATAPATH of one, or datapaths.")],
+    names: Annotated[list[str], typer.Argument(help="Results folders, FOLDER:DATAPATH or FOLDER:SETTING, or datapaths.")],
     as_object: AsJson = False,
 ) -> None:
     """Put results side by side, with intervals and a paired test over seeds; or say in what datapaths differ."""

@@ -74,26 +74,29 @@ def difference(a: str, b: str, metric: str, first: Mapping[int, float], second: 
 def compare(names: Sequence[str]) -> list[Difference]:
     """The first of several results with each of the others.
 
-    A name is a results folder, or FOLDER:DATAPATH for one datapath of it. Whole folders are compared datapath by datapath where
-    both have one with the same settings, single datapaths with one another whatever they are called.
+    A name is a results folder, or FOLDER:PART for a part of it: a datapath, a setting as reports write it (`lr 0.1`), or both
+    (`fp32, lr 0.1`). Whole folders are compared datapath by datapath where both have one with the same settings, parts where
+    they have the rest in common, and two single series whatever they are called.
 
     Raises:
-        ConfigError: fewer than two names, nothing in common, or a datapath that a folder does not have.
+        ConfigError: fewer than two names, nothing in common, or a part that a folder does not have.
         StudyError: a folder without results.
     """
     _check_several(names)
-    (first, own), *others = [_found(name) for name in names]
+    (first, own, part), *others = [_found(name) for name in names]
     rows: list[Difference] = []
-    for report, series in others:
+    for report, series, other in others:
         if first.metric != report.metric:
             raise ConfigError(f"compare: got the metrics {first.metric} and {report.metric}; allowed: studies of one metric")
         for a, b in itertools.product(own, series):
-            if len(own) == len(series) == 1 or (a.datapath, a.settings) == (b.datapath, b.settings):
+            chosen = (part, other) if part and other else ("", "")
+            if len(own) == len(series) == 1 or _rest(a, chosen[0]) == _rest(b, chosen[1]):
                 left, right = (f"{one.folder.name}: {run.name}" for one, run in ((first, a), (report, b)))
                 rows.append(difference(left, right, first.metric, a.final(first.metric), b.final(first.metric)))
     if not rows:
         raise ConfigError(
-            f"compare: {first.folder} has no datapath in common with the others; allowed: FOLDER:DATAPATH to name them"
+            f"compare: {first.folder} has no datapath in common with the others; allowed: FOLDER:DATAPATH or FOLDER:SETTING to "
+            "name them"
         )
     return rows
 
@@ -140,17 +143,29 @@ def _check_several(names: Sequence[str]) -> None:
         raise ConfigError(f"compare: got {len(names)} name; allowed: two or more")
 
 
-def _found(name: str) -> tuple[Report, list[Series]]:
+def _labels(series: Series) -> dict[str, str]:
+    """The datapath, and the other axes' values as `Series.name` writes them."""
+    settings = {axis: f"{axis.rpartition('.')[2]} {value}" for axis, value in series.settings.items()}
+    return {"datapath": series.datapath, **settings}
+
+
+def _rest(series: Series, chosen: str) -> dict[str, str]:
+    """What tells a series from the others of the chosen part."""
+    return {} if chosen == series.name else {axis: label for axis, label in _labels(series).items() if label != chosen}
+
+
+def _found(name: str) -> tuple[Report, list[Series], str]:
     folder, colon, chosen = name.rpartition(":")
     if not colon or (Path(name) / STUDY_FILE).exists():
         folder, chosen = name, ""
     report = load_report(Path(folder))
     if not isinstance(report, Report):
         raise ConfigError(f"compare: {folder} holds experiments; allowed: studies of trainings")
-    series = [one for one in report.grid if not chosen or one.datapath == chosen]
+    series = [one for one in report.grid if chosen in ("", one.name, *_labels(one).values())]
     if not series:
-        raise ConfigError(f"compare: {folder}: {not_allowed('datapath', chosen, [one.datapath for one in report.grid])}")
-    return report, series
+        known = dict.fromkeys(label for one in report.grid for label in _labels(one).values())
+        raise ConfigError(f"compare: {folder}: {not_allowed('datapath or setting', chosen, list(known))}")
+    return report, series, chosen
 
 
 def _leaves(a: Any, b: Any, path: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +10,13 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
+from rich.console import Console
 from study_cases import Edit, edited
 from typer.testing import CliRunner, Result
 
 from hwsim.costs import MultiplyAdd, cost
 from hwsim.fields import format_record
+from hwsim.studies import cli
 from hwsim.studies.cli import app
 from hwsim.studies.comparing import difference
 from hwsim.studies.experiments import Table
@@ -111,6 +114,77 @@ def test_two_datapaths_of_a_study_are_compared_seed_by_seed(study: SimpleNamespa
     assert row["low"] <= row["difference"] <= row["high"]
 
 
+@pytest.fixture(scope="module")
+def rates(tmp_path_factory: pytest.TempPathFactory, here: Here) -> Path:
+    """The results of the small study at two learning rates."""
+    folder = tmp_path_factory.mktemp("rates")
+    (folder / "rates.yaml").write_text(
+        edited(("{datapath: [fp32, mine]}", "{datapath: [fp32, mine], optimizer.lr: [0.1, 0.3]}"), ("[0, 1]", "[0]"))
+    )
+    hwsim("run", folder / "rates.yaml", "--output", folder / "out", *here)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def faster(tmp_path_factory: pytest.TempPathFactory, here: Here) -> Path:
+    """The results of the small study at another learning rate."""
+    folder = tmp_path_factory.mktemp("faster")
+    (folder / "faster.yaml").write_text(edited(("lr: 0.1", "lr: 0.3")))
+    hwsim("run", folder / "faster.yaml", "--output", folder / "fast", *here)
+    return folder / "fast"
+
+
+def compared(*names: object) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = json.loads(hwsim("compare", *names, "--json").stdout)
+    return rows
+
+
+def test_two_folders_are_compared_datapath_by_datapath(study: SimpleNamespace, faster: Path) -> None:
+    rows = compared(study.output, faster)
+    assert [(row["a"], row["b"]) for row in rows] == [(f"out: {name}", f"fast: {name}") for name in ("fp32", "mine")]
+    for row, slow, fast in zip(rows, load_report(study.output).grid, load_report(faster).grid, strict=True):
+        changes = [fast.final("accuracy")[seed] - slow.final("accuracy")[seed] for seed in (0, 1)]
+        expected = scipy.stats.ttest_1samp(changes, 0)
+        assert (row["metric"], row["seeds"]) == ("accuracy", 2)
+        assert row["difference"] == pytest.approx(sum(changes) / 2)
+        assert (row["low"], row["high"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+        assert row["p"] == pytest.approx(expected.pvalue)
+
+
+def test_a_comparison_is_a_table(study: SimpleNamespace, faster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "out", Console(width=140))
+    lines = hwsim("compare", study.output, faster).stdout.splitlines()
+    (heading,) = [line for line in lines if "accuracy: b - a" in line]
+    assert [cell.strip() for cell in heading.strip("┃").split("┃")] == ["a", "b", "accuracy: b - a", "95% interval", "p", "seeds"]
+    for row, name in zip(compared(study.output, faster), ("fp32", "mine"), strict=True):
+        (line,) = [line for line in lines if f"fast: {name}" in line]
+        interval = f"{row['low']:+.4g} .. {row['high']:+.4g}"
+        shown = [f"out: {name}", f"fast: {name}", f"{row['difference']:+.4g}", interval, f"{row['p']:.2g}", "2"]
+        assert [cell.strip() for cell in line.strip("│").split("│")] == shown
+
+
+@pytest.mark.parametrize(
+    ("parts", "pairs"),
+    [
+        (("lr 0.1", "lr 0.3"), [("fp32, lr 0.1", "fp32, lr 0.3"), ("mine, lr 0.1", "mine, lr 0.3")]),
+        (("fp32", "mine"), [("fp32, lr 0.1", "mine, lr 0.1"), ("fp32, lr 0.3", "mine, lr 0.3")]),
+        (("fp32, lr 0.1", "mine, lr 0.3"), [("fp32, lr 0.1", "mine, lr 0.3")]),
+        (("fp32", ""), [("fp32, lr 0.1", "fp32, lr 0.1"), ("fp32, lr 0.3", "fp32, lr 0.3")]),
+    ],
+)
+def test_parts_of_a_folder_are_compared_where_they_have_the_rest_in_common(
+    rates: Path, parts: tuple[str, str], pairs: list[tuple[str, str]]
+) -> None:
+    rows = compared(*(f"{rates}:{part}" if part else rates for part in parts))
+    assert [(row["a"], row["b"]) for row in rows] == [(f"out: {a}", f"out: {b}") for a, b in pairs]
+
+
+def test_a_part_that_a_folder_lacks_is_refused_with_those_it_has(rates: Path) -> None:
+    found = hwsim("compare", f"{rates}:lr 0.1", f"{rates}:lr 0.2")
+    assert found.exit_code == 2
+    assert "datapath or setting: got 'lr 0.2'; allowed: fp32, lr 0.1, lr 0.3, mine" in " ".join(found.stderr.split())
+
+
 def test_a_paired_difference_has_students_interval_and_test() -> None:
     row = difference("a", "b", "loss", {0: 1.0, 1: 2.0, 2: 3.0, 9: 7.0}, {0: 1.5, 1: 2.7, 2: 3.3})
     expected = scipy.stats.ttest_1samp([0.5, 0.7, 0.3], 0)
@@ -124,6 +198,13 @@ def test_datapaths_are_compared_by_what_they_declare() -> None:
     assert "gemm.output.weight.rounding: nearest_even | stochastic(24)" in text
 
 
+def test_what_datapaths_declare_is_compared_as_json() -> None:
+    first, same = json.loads(hwsim("compare", "int4_nearest", "int4_stochastic", "int4_nearest", "--json").stdout)
+    assert (first["a"], first["b"], same["b"]) == ("int4_nearest", "int4_stochastic", "int4_nearest")
+    assert "gemm.output.weight.rounding: nearest_even | stochastic(24)" in first["differences"]
+    assert same["differences"] == []
+
+
 def test_one_datapath_alone_is_not_compared() -> None:
     found = hwsim("compare", "fp32")
     assert (found.exit_code, found.stderr) == (2, "error: compare: got 1 name; allowed: two or more\n")
@@ -133,6 +214,34 @@ def test_two_datapaths_run_in_lock_step_to_the_first_difference(study: SimpleNam
     assert "agree bit for bit over 1 steps" in hwsim("diff", "mine", "mine", "--study", study.path, "--steps", 1).stdout
     text = hwsim("diff", "fp32", "mine", "--study", study.path).stdout
     assert text.startswith("step 0: 1 output input[")
+
+
+SUM = "step 0: 1 output result"
+UNITS = """datapaths:
+  narrow: {gemm: {output: {input: FP8, weight: FP8, mac: {order: sequential, accumulator: {format: fp12_e6m5}}}}}
+  wide: {gemm: {output: {input: FP8, weight: FP8, mac: {order: sequential, accumulator: {format: fp16}}}}}
+""".replace("FP8", "{format: fp8_e4m3fn, scaling: absmax}")
+
+
+def test_the_dot_product_that_is_printed_gives_the_values_that_differ(write: Write) -> None:
+    text = hwsim("diff", "narrow", "wide", "--study", write(("datapaths:\n", UNITS))).stdout
+    assert text.startswith(SUM)
+    reported = [float(value) for value in re.findall(r" (\S+) \((?:-?0x|-?inf)", text)]
+    traces = re.split(r"\n\n(?=\w+: unit: 64 terms\n)", text)[1:]
+    assert [trace.partition(":")[0] for trace in traces] == ["narrow", "wide"]
+    assert [float(value) for value in re.findall(r"^result (\S+)$", text, re.MULTILINE)] == reported
+    assert all("\n  times the scales " in trace and "\n  plus C " in trace for trace in traces)
+
+
+def test_a_product_of_torchs_own_is_said_to_have_no_order(write: Write) -> None:
+    text = hwsim(
+        "diff", "fp32", "native", "--study", write(("datapaths:\n", "datapaths:\n  native: {gemm: {output: {result: bf16}}}\n"))
+    )
+    first, *others = text.stdout.split("\n\n")
+    assert first.startswith(SUM)
+    assert [other.strip() for other in others] == [
+        f"{name}: torch's own product, whose order of summation is not defined" for name in ("fp32", "native")
+    ]
 
 
 def test_a_report_sets_error_against_cost(study: SimpleNamespace) -> None:
