@@ -1,5 +1,7 @@
 """Limits, the allocation of formats within one, and two machines in lock step."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from hwsim.budgets.limits import Limits, verdicts
 from hwsim.budgets.lockstep import first_difference
 from hwsim.budgets.twins import Twin
 from hwsim.datapaths import Datapath, datapath
+from hwsim.studies.budgeting import write_datapath
 
 
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -88,6 +91,28 @@ def test_an_allocation_keeps_its_limit_and_is_cheaper_the_wider_that_is(share: f
     assert datapath(found.datapath).name == "proposed"
     wider = allocate(twin, "wider", 10 * share * base, ("fp4_e2m1fn", "fp8_e4m3fn", "bf16", "fp32"))
     assert 4 <= wider.bits <= found.bits <= 32
+
+
+def test_the_file_of_an_allocation_changes_what_the_allocation_says(tmp_path: Path) -> None:
+    model, batch = small()
+    twin = Twin(model, squared, batch, sgd(model), torch.float64)
+    found = allocate(twin, "proposed", 0.1, ("fp4_e2m1fn", "fp8_e4m3fn", "bf16", "fp32"))
+    path = tmp_path / "proposed.yaml"
+    write_datapath(found, path)
+    x, y = batch[0].double(), batch[1].double()
+    losses = []
+    for machine in (datapath(path), datapath({"name": "wide"})):
+        copied, _ = small()
+        copied.double()
+        optimizer = sgd(copied)
+        with hwsim.emulate(copied, machine, optimizer):
+            loss = squared(copied(x), y)
+            loss.backward()
+            optimizer.step()
+        losses.append((loss.item(), squared(copied(x), y).item()))
+    changes = [cast - wide for cast, wide in zip(*losses, strict=True)]
+    assert found.measured == pytest.approx(max(changes), rel=1e-9)
+    assert found.measured != 0
 
 
 def test_two_units_differ_first_in_a_product_whose_vectors_are_given() -> None:
