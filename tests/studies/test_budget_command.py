@@ -76,6 +76,14 @@ def test_an_allocation_is_a_datapath_file_that_can_be_used(study: SimpleNamespac
     assert hwsim("check", path).stdout.strip() == f"{path}: a datapath"
 
 
+def test_an_allocation_that_no_candidate_keeps_within_the_limit_is_written_and_fails(write: Write, tmp_path: Path) -> None:
+    strict: Edit = ("seeds: [0, 1]", "seeds: [0]\n  budget: {limit: {loss: 1e-12}, candidates: [fp4_e2m1fn, fp6_e2m3fn]}")
+    result = hwsim("budget", write(strict), "--allocate", tmp_path / "cheap.yaml")
+    assert result.exit_code == 1
+    assert "BEYOND the limit 1e-12" in result.stdout
+    assert (tmp_path / "cheap.yaml").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
