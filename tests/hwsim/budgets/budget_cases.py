@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from hwsim.datapaths import Datapath, datapath
+from hwsim.fields import format_record
+from hwsim.formats import Block
 from hwsim.models import Task, batches, initial_model, task
 
 SAMPLES = {"digits_cnn": 256, "char_gpt": 64}
@@ -33,6 +35,6 @@ def trained(name: str) -> tuple[nn.Module, Task, tuple[Tensor, Tensor]]:
 
 
 def all_operands(fmt: str) -> Datapath:
-    """Every operand of every GEMM in one format, scaled by each tensor's largest magnitude."""
-    cast = {"format": fmt} if fmt.startswith("mx") else {"format": fmt, "scaling": "absmax"}
+    """Every operand of every GEMM in one format, scaled by each tensor's largest magnitude unless its blocks have scales."""
+    cast = {"format": fmt} if isinstance(format_record(fmt), Block) else {"format": fmt, "scaling": "absmax"}
     return datapath({"name": fmt, "gemm": {"all": {"input": cast, "weight": cast, "grad_output": cast}}})
