@@ -77,7 +77,7 @@ def parametrized(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """The names and values of tensors that parametrizations make."""
     for path, module in model.named_modules():
         if parametrize.is_parametrized(module):
-            for own in module.parametrizations:  # type: ignore[union-attr]
+            for own in module.parametrizations:
                 yield f"{path}.{own}".lstrip("."), getattr(module, own)
 
 
