@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -224,13 +224,9 @@ def _rounded_rate(weights: list[nn.Parameter], rule: LevelQuantizer, share: Gran
 
 
 @torch.no_grad()
-def _learned_rate(modules: list[nn.Module]) -> float:
+def _learned_rate(learned: list[tuple[nn.Module, LSQ]]) -> float:
     """The share of weights that are exactly on a multiple of their learned step."""
-    pairs = []
-    for module in modules:
-        (lsq,) = module.parametrizations.weight  # type: ignore[union-attr]
-        pairs.append((module.weight.reshape(1, -1), lsq.levels()[None]))  # type: ignore[operator, union-attr]
-    return _share_on(pairs)
+    return _share_on([(cast(torch.Tensor, module.weight).reshape(1, -1), lsq.levels()[None]) for module, lsq in learned])
 
 
 def _share_on(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
@@ -256,12 +252,13 @@ def _rounded(weights: list[nn.Parameter], rule: LevelQuantizer, share: Granulari
 
 
 def _learned(model: nn.Module, choice: QuantizerChoice, make: Callable[[Any], Optimizer]) -> Trainee:
-    chosen, learned = {id(weight) for weight in split_parameters(model, choice.keep)[0]}, []
+    chosen = {id(weight) for weight in split_parameters(model, choice.keep)[0]}
+    learned: list[tuple[nn.Module, LSQ]] = []
     for module in list(model.modules()):
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and id(weight) in chosen:
-            parametrize.register_parametrization(module, "weight", LSQ(weight, choice.learned_bits()))
-            learned.append(module)
+            learned.append((module, LSQ(weight, choice.learned_bits())))
+            parametrize.register_parametrization(module, "weight", learned[-1][1])
     return Trainee(make(model.parameters()), rate=lambda: _learned_rate(learned))
 
 
