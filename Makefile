@@ -16,6 +16,7 @@ study: setup
 	$(BIN)/hwsim run quickstart
 
 results: setup
+	$(BIN)/python -c 'from hwsim.studies.references import studies_page; print(studies_page(), end="")' > configs/studies/README.md
 	$(BIN)/hwsim results
 
 test: setup

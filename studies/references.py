@@ -113,6 +113,19 @@ def write_index(pages: Path) -> None:
     write_file(pages / INDEX, "\n".join([*lines, ""]))
 
 
+def studies_page() -> str:
+    """The page of the shipped studies, `configs/studies/README.md`: what each asks."""
+    lines = [
+        "# Shipped studies",
+        "",
+        "`hwsim run NAME` runs one; `hwsim list studies` names them. This page is made from the files.",
+        "",
+    ]
+    for name, path in shipped_studies().items():
+        lines += [f"## {name}", "", question(load_study(path)), ""]
+    return "\n".join(lines)
+
+
 def _tables(report: AnyReport) -> list[Table]:
     found = tables(report)
     if isinstance(report, Report):

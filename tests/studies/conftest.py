@@ -1,15 +1,13 @@
 """What the tests of studies share beside `study_cases`."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from study_cases import Edit, edited
+from study_cases import Edit, Here, edited
 
 from hwsim.studies import cli
-from hwsim.studies.executors import Needs, Work, executors
-from hwsim.studies.schema import Run
-from hwsim.studies.worker import Finished
+from hwsim.studies.executors import executors
 
 
 @pytest.fixture
@@ -22,19 +20,6 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return file
-
-
-class Here:
-    """One run after another in this process: a fresh one takes seconds to import everything."""
-
-    workers = 1
-
-    def __init__(self, workers: int | None, needs: Needs) -> None:
-        pass
-
-    def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
-        """See `Executor.map`."""
-        yield from map(work, runs)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,17 @@
 """What the tests of studies share: one small study file, and the runs it stands for."""
 
 from collections import OrderedDict
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from hwsim.config import loads
+from hwsim.studies.executors import Needs, Work
 from hwsim.studies.files import StudyFile
 from hwsim.studies.plan import Plan, expand
+from hwsim.studies.schema import Run
+from hwsim.studies.worker import Finished
 
 TINY = """\
 formats:
@@ -47,6 +51,19 @@ def study_of(*edits: Edit) -> StudyFile:
 def plan_of(*edits: Edit) -> Plan:
     """The plan of that study."""
     return expand(study_of(*edits))
+
+
+class Here:
+    """One run after another in this process: a fresh one takes seconds to import everything."""
+
+    workers = 1
+
+    def __init__(self, workers: int | None, needs: Needs) -> None:
+        pass
+
+    def map(self, work: Work, runs: Sequence[Run]) -> Generator[Finished, None, None]:
+        """See `Executor.map`."""
+        yield from map(work, runs)
 
 
 def no_model() -> None:
