@@ -213,12 +213,12 @@ def many(x: Any, out: Any, values: Any, edges: Any, places: Any) -> None:
 @inlined
 def doubtful(x: Any, edges: Any, places: Any) -> Any:
     """Whether a number that has been found its place is next to an edge of it, where the quotient that it stands for may be."""
-    bits, marks, found = x.view(np.int64), edges.view(np.int64), False
+    bits, marks, found = x.view(np.int64), edges.view(np.int64), np.int64(0)
     for i in range(x.size):
         below = bits[i] - marks[max(places[i] - 1, 0)] + 1
         above = bits[i] - marks[min(places[i], edges.size - 1)] + 1
-        found |= (np.uint64(below) <= 2) | (np.uint64(above) <= 2)
-    return found
+        found |= np.int64((np.uint64(below) <= 2) | (np.uint64(above) <= 2))
+    return found != 0
 
 
 @inlined
@@ -303,7 +303,7 @@ def _entry(version: int) -> Any:
                 done = False
                 if loop is not None:
                     quotients = None if loop[2] is None else np.empty(CHUNK)
-                    done = quick(*pieces, divisors, stride, rule.rescale != 0, *loop, quotients, places)
+                    done = quick(*pieces, divisors, stride, rule.rescale != 0, loop[0], loop[1], loop[2], quotients, places)
                 if not done:
                     drawn = words[skip : skip + end - low]
                     found |= general(*pieces, drawn, divisors, stride, rule, carrier, table[0], table[1], terms)
