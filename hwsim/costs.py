@@ -79,7 +79,7 @@ class Table(_Cost):
 
     def multiply_add(self, a: Format, b: Format, terms: int, unit: Mac = NATIVE) -> float:
         """Energy of a product and of its share of the sums that it enters."""
-        return self.product(a, b) + sum(share * self.addition(*width) for share, *width in sums(unit, a, b, terms))
+        return self.product(a, b) + sum(share * self.addition(integer, bits) for share, integer, bits in sums(unit, a, b, terms))
 
     def product(self, a: Format, b: Format) -> float:
         """Energy of a product."""
