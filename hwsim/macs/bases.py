@@ -16,7 +16,7 @@ from .grouping import groups, innermost_runs
 from .lanes import Edges, compiled_mode, edges, lanes_hold
 from .late import joined_late
 from .operands import Array, Port
-from .orders import Alignment
+from .orders import ALONE, Alignment
 from .record import Mac
 from .shapes import places_of, shape_of, wraps_within
 from .spans import span
@@ -127,11 +127,23 @@ class _Double:
         self.kernel(self.a, self.b, acc, block.i0, block.j0, ks.start, ks.stop)
 
 
+def _grouped(terms: int, mac: Mac, how: Alignment) -> tuple[Any, Any, Any]:
+    """The terms in the order of the groups, where each group begins and the last one ends, and each one's first term."""
+    found = [g for ks, _ in innermost_runs(range(terms), mac.levels(terms)) for g in groups(how, ks)]
+    if how.grouping == "even_odd":
+        found = [[*g[::2], *g[1::2]] for g in found]
+    order, firsts = np.array([k for g in found for k in g], np.intp), np.array([min(g) for g in found], np.intp)
+    return order, np.cumsum([0, *(len(g) for g in found)]), firsts
+
+
 class _Exact:
     """Exact sums in digits, of one product or of a fused group."""
 
     def __init__(self, a: Port, b: Port, mac: Mac, s: Stream) -> None:
-        self.a, self.b, self.s, self.mac = a.values, b.values, s, mac
+        self.a, self.b, self.s = a.values, b.values, s
+        order, self.bounds, self.firsts = _grouped(a.values.shape[1], mac, mac.fused or ALONE)
+        if mac.fused:
+            self.a, self.b = np.ascontiguousarray(self.a[:, order]), np.ascontiguousarray(self.b[order])
         product = mac.accumulator if mac.product == "exact" else mac.product
         at = edges(mac.accumulator, mac.flush_results)
         self.places = (
@@ -143,10 +155,10 @@ class _Exact:
         self.flags = mac.product != "exact", mac.fused is None
 
     def advance(self, acc: Array, block: Block, ks: range, with_c: bool, width: int) -> None:
-        found = groups(self.mac.fused, ks) if self.mac.fused else [range(k, k + 1) for k in ks]
-        bounds = np.array([ks.start, *(group[-1] + 1 for group in found)])
+        g0, g1 = np.searchsorted(self.bounds, (ks.start, ks.stop))
         exact_groups(
-            self.a, self.b, acc, block.i0, block.j0, bounds, *self.places, *self.flags, block.first, width, self.s
+            self.a, self.b, acc, block.i0, block.j0, self.bounds[g0 : g1 + 1], self.firsts[g0:g1], *self.places, *self.flags,
+            block.first, width, self.s,
         )  # fmt: skip
 
 
@@ -155,12 +167,7 @@ class _Fused:
 
     def __init__(self, a: Port, b: Port, mac: Mac, how: Alignment, s: Stream) -> None:
         self.s, self.how, self.mac = s, how, mac
-        terms = a.values.shape[1]
-        found = [g for ks, _ in innermost_runs(range(terms), mac.levels(terms)) for g in groups(how, ks)]
-        if how.grouping == "even_odd":
-            found = [[*g[::2], *g[1::2]] for g in found]
-        order = np.array([k for g in found for k in g], np.intp)
-        self.bounds, self.firsts = np.cumsum([0, *(len(g) for g in found)]), np.array([min(g) for g in found], np.intp)
+        order, self.bounds, self.firsts = _grouped(a.values.shape[1], mac, how)
         self.a, self.b = np.ascontiguousarray(scaled(a, mac, 1)[:, order]), np.ascontiguousarray(scaled(b, mac, 0)[order])
         self.at: Edges = edges(mac.accumulator, mac.flush_results)
         if not how.negative_zero:

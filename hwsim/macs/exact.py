@@ -169,12 +169,12 @@ def add_term(digits: Any, a: float, b: float) -> float:
 
 @njit(cache=True, nogil=True)
 def exact_groups(
-    a: Any, b: Any, acc: Any, i0: int, j0: int, bounds: Any, at: Any, to: Any, at_product: Any, to_product: Any,
+    a: Any, b: Any, acc: Any, i0: int, j0: int, bounds: Any, firsts: Any, at: Any, to: Any, at_product: Any, to_product: Any,
     rounds_products: bool, ieee_zero: bool, first: int, width: int, s: Any,
 ) -> None:  # fmt: skip
     """acc = round(acc + the exact sum of a group's products), group by group.
 
-    A zero sum is +0, or with `ieee_zero` signed as by IEEE 754 section 6.3.
+    firsts: each group's first term, wherever it lies among the terms. A zero sum is +0, or with `ieee_zero` signed as by IEEE 754 section 6.3.
     """
     rows, n = acc.shape
     digits, product = np.zeros(DIGITS, np.int64), np.zeros(DIGITS, np.int64)
@@ -197,7 +197,7 @@ def exact_groups(
                         q = 1.0
                     special += add_term(digits, p, q)
                 zero = -0.0 if ieee_zero and minus and (at.mode == DOWN or not plus) else 0.0
-                word = word_at(s, 0, output, bounds[g]) if at.mode >= STOCHASTIC_A else 0
+                word = word_at(s, 0, output, firsts[g]) if at.mode >= STOCHASTIC_A else 0
                 x = settle(digits, special, zero, at, to, word)
             acc[i, j] = x
 

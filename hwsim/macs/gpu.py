@@ -23,7 +23,7 @@ from .fused import CUTS
 from .grouping import groups, innermost_runs
 from .lanes import EXPONENT_MASK, FRACTION_BITS, Edges, edges, lanes_hold
 from .operands import LANE_DIGITS, SMALLEST_NORMAL_EXPONENT, scale_digits
-from .orders import Alignment
+from .orders import ALONE, Alignment
 from .record import Level, Mac, Rounded
 from .shapes import places_of, wraps_within
 from .spans import span
@@ -33,8 +33,6 @@ BLOCK, DIGITS_BLOCK = 16, 4
 STEP = 8
 RESULTS_IN_DIGITS = 1 << 18
 """How many results have digits at a time, of about a kilobyte for float64 operands."""
-ALONE = Alignment(terms=1, fraction_bits="exact")
-"""Products that are added one by one."""
 
 
 @dataclass(frozen=True)

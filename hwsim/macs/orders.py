@@ -91,6 +91,10 @@ class Alignment(Record):
         return self
 
 
+ALONE = Alignment(terms=1, fraction_bits="exact")
+"""Products that are added one by one."""
+
+
 class Fused(Record):
     """Groups of products, each aligned and summed with the running sum and rounded once; chained over K."""
 
