@@ -15,7 +15,7 @@ from .fused import CUTS, aligned, scaled_groups
 from .grouping import groups, innermost_runs
 from .lanes import Edges, compiled_mode, edges, lanes_hold
 from .late import joined_late
-from .operands import Array, Port
+from .operands import Array, Port, holds_groups
 from .orders import ALONE, Alignment
 from .record import Mac
 from .shapes import places_of, shape_of, wraps_within
@@ -50,8 +50,8 @@ def base_of(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream) -> Base:
 
 
 def needs_reference(a: Port, b: Port, c: Array | None, mac: Mac) -> bool:
-    """Whether no kernel is exact: trees of float64 sums, aligned products that float64 does not hold, and sums that wrap from
-    beyond what it holds."""
+    """Whether no kernel is exact: trees of float64 sums, aligned products or exact sums of several that float64 does not hold,
+    and sums that wrap from beyond what it holds."""
     if any(place.projection.overflow == "wrap" for place in places_of(mac)):
         x, y = Port(scaled(a, mac, 1), None, a.format), Port(scaled(b, mac, 0), None, b.format)
         values = [z for z in (x.values, y.values, c) if z is not None]
@@ -59,7 +59,7 @@ def needs_reference(a: Port, b: Port, c: Array | None, mac: Mac) -> bool:
             return True
     narrow = a.fits_lanes(mac) and b.fits_lanes(mac)
     if mac.fused is not None:
-        return mac.fused.fraction_bits != "exact" and not narrow
+        return mac.fused.fraction_bits != "exact" and not (narrow and holds_groups(mac, a.format, b.format))
     return mac.tree and not (narrow and lanes_hold(mac.accumulator) and (mac.product == "exact" or lanes_hold(mac.product)))
 
 
@@ -222,10 +222,11 @@ class _Fused:
 
     def _groups(self, a: Port, b: Port, kernel: Callable[..., None]) -> Callable[..., None]:
         terms = self.a.shape[1]
-        block_terms = self.mac.scales.block if self.mac.scales else max(1, terms)
-        sa = np.ones((len(self.a), -(-terms // block_terms))) if a.scales is None else a.scales
-        sb = np.ones((-(-terms // block_terms), self.b.shape[1])) if b.scales is None else b.scales
-        low = self.mac.scales.format.grid.min_exponent if self.mac.scales else 0
+        scales = self.mac.scales if self.mac.scales and self.mac.scales.applied == "group" else None
+        block_terms = scales.block if scales else max(1, terms)
+        sa = np.ones((len(self.a), -(-terms // block_terms))) if a.scales is None or scales is None else a.scales
+        sb = np.ones((-(-terms // block_terms), self.b.shape[1])) if b.scales is None or scales is None else b.scales
+        low = scales.format.grid.min_exponent if scales else 0
         qa, qb = powers(sa, low), powers(sb, low)
 
         def run(acc: Array, block: Block, g0: int, g1: int, width: int) -> None:

@@ -22,7 +22,7 @@ from .exact import DIGIT, wide
 from .fused import CUTS
 from .grouping import groups, innermost_runs
 from .lanes import EXPONENT_MASK, FRACTION_BITS, Edges, edges, lanes_hold
-from .operands import LANE_DIGITS, SMALLEST_NORMAL_EXPONENT, scale_digits
+from .operands import LANE_DIGITS, SMALLEST_NORMAL_EXPONENT, holds_groups, scale_digits
 from .orders import ALONE, Alignment
 from .record import Level, Mac, Rounded
 from .shapes import places_of, wraps_within
@@ -55,7 +55,7 @@ class Operand:
         return self.format.grid.min_exponent if self.format else SMALLEST_NORMAL_EXPONENT
 
 
-def check_unit(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tensor]) -> None:
+def check_unit(mac: Mac, formats: tuple[Format | None, Format | None], values: Sequence[Tensor]) -> None:
     """Refuse what the kernels do not compute, by the name of its field.
 
     Raises:
@@ -68,7 +68,7 @@ def check_unit(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tens
         raise FormatError(f"{field} of {unit}: got {given} on the backend 'triton'; allowed: {allowed}", field)
 
 
-def _refusals(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tensor]) -> Iterator[tuple[str, Any, str]]:
+def _refusals(mac: Mac, formats: tuple[Format | None, Format | None], values: Sequence[Tensor]) -> Iterator[tuple[str, Any, str]]:
     """What the kernels of float64 blocks cannot hold, where those of digits do not sum in the unit's order."""
     wraps = any(place.projection.overflow == "wrap" for place in places_of(mac))
     if wraps and not wraps_within([span(x.double().cpu().numpy()) for x in values], mac, values[0].shape[-1]):
@@ -79,9 +79,13 @@ def _refusals(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tenso
     for field, place in places.items():
         if isinstance(place, Rounded) and not lanes_hold(place):
             yield f"{field}.format", place.format, "what float64 holds with two guard bits (up to 50 mantissa bits)"
-    for side, narrow, fmt in zip(("input", "weight"), _narrow(mac, formats, values), formats, strict=True):
+    short = _narrow(mac, formats, values)
+    for side, narrow, fmt in zip(("input", "weight"), short, formats, strict=True):
         if not narrow:
             yield f"operands.{side}", fmt or "values", f"formats of up to {LANE_DIGITS} significant bits"
+    if mac.fused is not None and all(short) and not holds_groups(mac, *formats):
+        allowed = "1, or declared operand formats whose exact sums float64 holds"
+        yield "order.fused.exact_terms", mac.fused.exact_terms, allowed
 
 
 def sums_digits(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tensor]) -> bool:

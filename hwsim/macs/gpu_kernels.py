@@ -136,9 +136,9 @@ def sum_terms(
 def term_of(
     a: tl.tensor, b: tl.tensor, pa: tl.tensor, pb: tl.tensor, scale_a: tl.tensor, scale_b: tl.tensor, qa: tl.tensor,
     qb: tl.tensor, i: tl.tensor, j: tl.tensor, k: tl.tensor, stop: tl.tensor, of_zero: tl.tensor, rows: tl.tensor,
-    columns: tl.tensor, terms: tl.tensor, every: tl.tensor, blocks: tl.tensor, SIZE: tl.constexpr,
+    columns: tl.tensor, terms: tl.tensor, every: tl.tensor, blocks: tl.tensor, SIZE: tl.constexpr, PROMOTED: tl.constexpr,
 ) -> Any:  # fmt: skip
-    """One aligned term and its power of two: a product, or the scaled exact sum of SIZE products."""
+    """One aligned term and its power of two: a product, or the exact sum of SIZE products, scaled unless PROMOTED."""
     x, y = product_of(a, b, i, j, k, rows, columns, terms)
     if SIZE == 1:
         e, f = product_of(pa, pb, i, j, k, rows, columns, terms)
@@ -151,6 +151,8 @@ def term_of(
             p = x * y
             total += p
             seen += tl.abs(p)
+        if PROMOTED:
+            return total, tl.where(seen == 0, of_zero, tl.full(total.shape, 1.0, tl.float64))
         x, y = product_of(scale_a, scale_b, i, j, k // every, rows, columns, blocks)
         e, f = product_of(qa, qb, i, j, k // every, rows, columns, blocks)
         power_of_term = e * f
@@ -233,14 +235,16 @@ def sum_groups(
             top = power(s0, low, of_zero)
             for k in range(k0, k1, SIZE):
                 x, e = term_of(
-                    a, b, pa, pb, scale_a, scale_b, qa, qb, i, j, k, k1, of_zero, rows, columns, terms, every, blocks, SIZE
+                    a, b, pa, pb, scale_a, scale_b, qa, qb, i, j, k, k1, of_zero, rows, columns, terms, every, blocks, SIZE,
+                    SCALED,
                 )  # fmt: skip
                 top = tl.maximum(top, e)
             shrink = inverse(tl.where(top > 0, top, 1.0)) * unit
             total = cut(s0 * shrink, HOW)
             for k in range(k0, k1, SIZE):
                 x, e = term_of(
-                    a, b, pa, pb, scale_a, scale_b, qa, qb, i, j, k, k1, of_zero, rows, columns, terms, every, blocks, SIZE
+                    a, b, pa, pb, scale_a, scale_b, qa, qb, i, j, k, k1, of_zero, rows, columns, terms, every, blocks, SIZE,
+                    SCALED,
                 )  # fmt: skip
                 total += cut(x * shrink, HOW)
             total *= inverse(shrink)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -67,6 +69,27 @@ def scale_digits(mac: Mac) -> int:
     if scales is None or scales.applied != "product" or not scales.format.grid.mantissa_bits:
         return 0
     return scales.format.grid.mantissa_bits + 1
+
+
+def holds_groups(mac: Mac, a: Format | None, b: Format | None) -> bool:
+    """Whether float64 is exact for every sum of `exact_terms` products, its scaled value, and the aligned sum of them all.
+
+    By the declared formats alone. Aligned terms have the exponent of their scales, whatever their sum is.
+    """
+    how = mac.fused
+    if how is None or how.exact_terms == 1 or how.fraction_bits == "exact" or how.terms is None:
+        return True
+    if a is None or b is None:
+        return False
+    last = sum(fmt.grid.last_exponent for fmt in (a, b))
+    product = math.prod(Fraction(max(fmt.grid.max_value, -fmt.grid.min_value)) for fmt in (a, b))
+    scaled = mac.scales is not None and mac.scales.applied == "group"
+    digits = mac.scales.format.grid.mantissa_bits if mac.scales is not None and scaled else 0
+    significands = 4 if digits else 1
+    exact = how.exact_terms * product * significands / Fraction(2) ** (last - 2 * digits)
+    # The running sum is one more term, and `sticky` needs another bit.
+    aligned = (how.terms * product * significands + 2) * 2 ** (how.fraction_bits + 1)
+    return max(exact, aligned) <= 2**DOUBLE_DIGITS
 
 
 def port(mac: Mac, name: str, values: torch.Tensor, scales: torch.Tensor | None, fmt: Format | None = None) -> Port:

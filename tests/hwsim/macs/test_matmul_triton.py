@@ -172,12 +172,30 @@ def test_every_rounding_of_exact_sums(fmt: Any, order: str, rounding: Any) -> No
         ({"order": "pairwise", "accumulator": {"format": "fp64"}}, "accumulator.format"),
         ({"order": "fused(4, 20)", "accumulator": {"format": "fp32"}, "promote": {"every": 8, "into": "fp64"}}, "promote.format"),
         ({"order": "fused(4, 20)", "operands": "fp64", "accumulator": {"format": "fp32"}}, "operands.input"),
+        (
+            {
+                "order": {"fused": {"terms": 8, "fraction_bits": 30, "exact_terms": 4}},
+                "operands": "fp16",
+                "accumulator": {"format": "fp32"},
+            },
+            "order.fused.exact_terms",
+        ),
     ],
 )
 def test_a_unit_it_does_not_compute_is_refused_by_its_field(given: dict[str, Any], field: str) -> None:
     a, b = on_gpu(torch.ones(1, 2)), on_gpu(torch.ones(2, 1))
     with pytest.raises(FormatError, match=rf"{field} of the unit: got .* on the backend 'triton'; allowed: "):
         matmul(a, b, mac(given), backend="triton")
+
+
+def test_scales_of_promotions_leave_exact_sums_alone() -> None:
+    given = {
+        "order": {"fused": {"terms": 4, "fraction_bits": 20, "exact_terms": 2}}, "operands": "fp4_e2m1fn",
+        "accumulator": {"format": "fp32"}, "promote": {"every": 4, "into": "fp32"},
+        "scales": {"block": 4, "format": "fp32", "applied": "promotion"},
+    }  # fmt: skip
+    a, b = Scaled(torch.ones(1, 8), torch.tensor([[3.0, 5.0]])), Scaled(torch.ones(8, 1), torch.tensor([[1.0], [2.0]]))
+    assert_equal_to_reference(a, b, mac(given))
 
 
 def test_batches_broadcast_and_are_numbered_as_one() -> None:

@@ -1,0 +1,69 @@
+"""Terms with scales, and exact sums of several: what float64 holds of them, and where the scales act."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from mac_cases import bits
+
+from hwsim.macs import Scaled, mac, matmul
+from hwsim.macs.operands import holds_groups
+
+FP32 = {"format": "fp32"}
+
+
+def assert_equal_to_reference(a: Any, b: Any, unit: Any, c: torch.Tensor | None = None) -> torch.Tensor:
+    found = matmul(a, b, unit, c)
+    assert torch.equal(bits(found), bits(matmul(a, b, unit, c, backend="reference")))
+    return found
+
+
+def column(*values: float) -> torch.Tensor:
+    return torch.tensor(values)[:, None]
+
+
+def test_a_sum_of_several_products_keeps_what_float64_would_lose() -> None:
+    order = {"fused": {"terms": 8, "fraction_bits": 30, "exact_terms": 4}}
+    near_one = 1 + 2.0**-10
+    a = torch.tensor([[60000.0, near_one, -60000.0, 2.0**-20, 0, 0, 0, 0]])
+    b = column(60000.0, 2.0**-14 * near_one, 60000.0, 2.0**-20, 1, 1, 1, 1)
+    for operands in ({"operands": "fp16"}, {}):
+        found = assert_equal_to_reference(a, b, mac({"order": order, "accumulator": FP32, **operands}))
+        assert found.item() == (near_one**2 * 2.0**16 // 1) * 2.0**-30
+
+
+@pytest.mark.parametrize(
+    ("bits_kept", "operands", "scale", "held"),
+    [
+        (35, "fp4_e2m1fn", "fp8_e4m3fn", True),
+        (35, "fp4_e2m1fn", "e8m0fnu", True),
+        (40, "fp4_e2m1fn", "fp8_e4m3fn", False),
+        (20, "fp8_e4m3fn", "e8m0fnu", True),
+        (30, "fp8_e4m3fn", "e8m0fnu", False),
+        (20, "fp4_e2m1fn", "fp32", False),
+        (20, "fp16", "e8m0fnu", False),
+    ],
+)
+def test_float64_holds_groups_of_short_operands(bits_kept: int, operands: str, scale: str, held: bool) -> None:
+    order = {"fused": {"terms": 64, "fraction_bits": bits_kept, "exact_terms": 16}}
+    scales = {"block": 16, "format": scale, "applied": "group"}
+    unit = mac({"order": order, "accumulator": FP32, "operands": operands, "scales": scales})
+    assert unit.operands is not None
+    fmt = unit.operands.input[0]
+    assert holds_groups(unit, fmt, fmt) is held
+    assert not holds_groups(unit, None, fmt)
+    rng = torch.Generator().manual_seed(bits_kept)
+    a, b = (fmt.decode(torch.randint(0, 1 << fmt.bits, shape, generator=rng)).nan_to_num(0, 0, 0) for shape in ((2, 64), (64, 2)))
+    sa, sb = (2.0 ** torch.randint(-4, 4, shape, generator=rng) for shape in ((2, 4), (4, 2)))
+    assert_equal_to_reference(Scaled(a, sa), Scaled(b, sb), unit)
+
+
+def test_scales_of_promotions_leave_exact_sums_alone() -> None:
+    given = {
+        "order": {"fused": {"terms": 8, "fraction_bits": 20, "exact_terms": 4}}, "operands": "fp4_e2m1fn", "accumulator": FP32,
+        "scales": {"block": 8, "format": "fp32", "applied": "promotion"}, "promote": {"every": 8, "into": "fp32"},
+    }  # fmt: skip
+    a, b = Scaled(torch.ones(1, 16), torch.tensor([[3.0, 5.0]])), Scaled(torch.ones(16, 1), column(1.0, 2.0))
+    assert assert_equal_to_reference(a, b, mac(given)).item() == 8 * 3 + 8 * 10
