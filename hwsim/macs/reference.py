@@ -245,7 +245,7 @@ class _Sums:
         value: Real = Fraction(0)
         for k in ks:
             value = plus(value, self.product(k), Rounding())
-        zero = all(t.a[k] == 0 or t.b[k] == 0 for k in ks)
+        zero = scale_a == 0 or scale_b == 0 or all(t.a[k] == 0 or t.b[k] == 0 for k in ks)
         e = (
             exponent(Fraction(scale_a), _smallest(self.mac)) + exponent(Fraction(scale_b), _smallest(self.mac))
             if finite(scale_a) and finite(scale_b)
@@ -253,7 +253,6 @@ class _Sums:
         )
         if how.exact_terms > 1:
             value = times(value, times(scale_a, scale_b))
-            zero = zero or scale_a == 0 or scale_b == 0
         elif finite(value):
             e += exponent(Fraction(t.a[ks[0]]), t.exponent_a) + exponent(Fraction(t.b[ks[0]]), t.exponent_b)
         if how.product_limit is not None and abs(float(value)) >= 2.0**how.product_limit:

@@ -188,6 +188,17 @@ def test_a_unit_it_does_not_compute_is_refused_by_its_field(given: dict[str, Any
         matmul(a, b, mac(given), backend="triton")
 
 
+@pytest.mark.parametrize("options", [{}, {"e_zero": 3}], ids=str)
+def test_a_product_with_a_scale_of_zero_is_a_zero_term(options: dict[str, Any]) -> None:
+    given = {
+        "order": {"fused": {"terms": 4, "fraction_bits": 6, **options}}, "operands": "fp8_e4m3fn",
+        "accumulator": {"format": "fp32"}, "scales": {"block": 2, "format": "fp8_e4m3fn", "applied": "product"},
+    }  # fmt: skip
+    a = Scaled(torch.tensor([[1.25, 1.0, 256.0, 256.0]]), torch.tensor([[1.0, 0.0]]))
+    b = Scaled(torch.tensor([[1.125], [1.0], [256.0], [256.0]]), torch.ones(2, 1))
+    assert_equal_to_reference(a, b, mac(given))
+
+
 def test_scales_of_promotions_leave_exact_sums_alone() -> None:
     given = {
         "order": {"fused": {"terms": 4, "fraction_bits": 20, "exact_terms": 2}}, "operands": "fp4_e2m1fn",

@@ -67,3 +67,21 @@ def test_scales_of_promotions_leave_exact_sums_alone() -> None:
     }  # fmt: skip
     a, b = Scaled(torch.ones(1, 16), torch.tensor([[3.0, 5.0]])), Scaled(torch.ones(16, 1), column(1.0, 2.0))
     assert assert_equal_to_reference(a, b, mac(given)).item() == 8 * 3 + 8 * 10
+
+
+LATE = {"dot_bits": 20, "sum_bits": 20, "total_bits": 20}
+
+
+@pytest.mark.parametrize("options", [{}, {"e_zero": -20}, {"e_zero": 3}, {"late": LATE}], ids=str)
+def test_a_product_with_a_scale_of_zero_is_a_zero_term(options: dict[str, Any]) -> None:
+    unit = mac(
+        {
+            "order": {"fused": {"terms": 4, "fraction_bits": 6, **options}}, "operands": "fp8_e4m3fn", "accumulator": FP32,
+            "scales": {"block": 2, "format": "fp8_e4m3fn", "applied": "product"},
+        }
+    )  # fmt: skip
+    # The last two products have large elements, and would cut the first two away.
+    a = Scaled(torch.tensor([[1.25, 1.0, 256.0, 256.0]]), torch.tensor([[1.0, 0.0]]))
+    b = Scaled(column(1.125, 1.0, 256.0, 256.0), column(1.0, 1.0))
+    expected = {3: 2.375}.get(options.get("e_zero", 0), 1 + 1.25 * 1.125 // 2.0**-6 * 2.0**-6)
+    assert assert_equal_to_reference(a, b, unit).item() == expected
