@@ -174,7 +174,7 @@ def exact_groups(
 ) -> None:  # fmt: skip
     """acc = round(acc + the exact sum of a group's products), group by group.
 
-    firsts: the terms that number the groups' random words. A zero sum is +0, or with `ieee_zero` signed as by IEEE 754 section 6.3.
+    firsts: the terms that number the groups' random words. A zero sum is +0, or with `ieee_zero` signed as by IEEE 754 6.3.
     """
     rows, n = acc.shape
     digits, product = np.zeros(DIGITS, np.int64), np.zeros(DIGITS, np.int64)

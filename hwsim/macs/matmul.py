@@ -16,7 +16,7 @@ from hwsim.config import canonical
 from hwsim.errors import FormatError, not_allowed
 from hwsim.formats import Draw
 
-from .quantized import Fed, Scaled, epilogue, fed, narrowed
+from .quantized import Scaled, block_scales, broadcasts, check_real, epilogue, fed, narrowed
 from .record import Mac, Operands
 from .units import mac as unit
 
@@ -57,44 +57,29 @@ def matmul(
         backend: `numba`, `reference` or `triton`; when None, `triton` for CUDA tensors and `numba` for others.
 
     Raises:
-        FormatError: shapes that do not fit, an operand or a scale that is no value of its format (the first is named), scales
-            along K without a unit that takes them, a NaN in a result format that has none, a unit that the backend lacks.
+        FormatError: what is no dense tensor of real numbers, shapes that do not fit, an operand or a scale that is no value of
+            its format (the first is named), scales along K without a unit that takes them or split where they act, a unit that
+            the backend lacks.
+        NanError: a NaN in C or in the result whose format has none.
         ConfigError: no such unit.
     """
     mac = unit(mac)
     if backend is not None and backend not in BACKENDS:
         raise FormatError(not_allowed("backend", backend, BACKENDS), "backend")
     x, y = fed(a, mac, "input"), fed(b, mac, "weight")
+    if c is not None:
+        check_real(c, "c")
     _check_shapes(x.values, y.values, c)
+    scale_a, scale_b = block_scales(x, y, mac)
     factors = (*x.factors, *y.factors)
     start = None if factors else c
     if mac.is_native:
         result = _native(x.values, y.values, start, mac)
     else:
-        scale_a, scale_b = _scales(x, y, mac)
         numbers = [draw.seed, draw.step, draw.call, draw.rank, draw.offset]
         text = _text(narrowed(mac, a, b))
         result = torch.ops.hwsim.matmul(x.values, y.values, start, scale_a, scale_b, text, numbers, draw.site, backend or "")
     return epilogue(result, factors, c) if factors else result
-
-
-def _scales(a: Fed, b: Fed, mac: Mac) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The block scales of both operands, checked; ones where only the other has any."""
-    if a.scales is None and b.scales is None:
-        return None, None
-    if mac.scales is None:
-        allowed = "a unit with `scales`, or operands without"
-        raise FormatError(f"matmul: got scales for {mac.name or 'a unit'}, which takes none; allowed: {allowed}")
-    blocks = -(-a.values.shape[-1] // mac.scales.block)
-    shape_a, shape_b = (*a.values.shape[:-1], blocks), (*b.values.shape[:-2], blocks, b.values.shape[-1])
-    found = []
-    for name, scales, shape in (("input", a.scales, shape_a), ("weight", b.scales, shape_b)):
-        given = torch.ones(shape) if scales is None else scales
-        if not _broadcasts(given.shape, torch.Size(shape)):
-            each = f"one for each {mac.scales.block} terms"
-            raise FormatError(f"{name} scales: got shape {tuple(given.shape)}; allowed: {tuple(shape)}, {each}")
-        found.append(given.expand(shape))
-    return found[0], found[1]
 
 
 def _check_shapes(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None) -> None:
@@ -104,12 +89,8 @@ def _check_shapes(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None) -> N
         shape = result_shape(a, b)
     except ValueError as error:
         raise FormatError(f"matmul: got shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed: batches that broadcast") from error
-    if c is not None and not _broadcasts(c.shape, shape):
+    if c is not None and not broadcasts(c.shape, shape):
         raise FormatError(f"matmul: got c of shape {tuple(c.shape)}; allowed: what broadcasts to {tuple(shape)}")
-
-
-def _broadcasts(given: torch.Size, shape: torch.Size) -> bool:
-    return len(given) <= len(shape) and all(n in (1, m) for n, m in zip(reversed(given), reversed(shape), strict=False))
 
 
 def result_shape(a: torch.Tensor, b: torch.Tensor) -> torch.Size:

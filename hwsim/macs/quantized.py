@@ -54,8 +54,9 @@ def fed(operand: Tensor | Scaled | Quantized, mac: Mac, side: Side) -> Fed:
     are factors. A block that covers all of K is a factor for a unit that takes no scales.
 
     Raises:
-        FormatError: scales that vary along K, and no unit that takes them.
+        FormatError: no operand of real numbers in memory; scales that vary along K, and no unit that takes them.
     """
+    check_real(operand.values if isinstance(operand, Scaled | Quantized) else operand, f"{side} operand")
     if isinstance(operand, Tensor):
         return Fed(operand)
     if isinstance(operand, Scaled):
@@ -79,6 +80,61 @@ def fed(operand: Tensor | Scaled | Quantized, mac: Mac, side: Side) -> Fed:
     raise FormatError(
         f"{side} operand of {mac.name or 'the unit'}: got scales for every {run} terms along K; allowed: {takes}", side
     )
+
+
+def check_real(x: object, where: str) -> None:
+    """Refuse what is no dense tensor of real numbers."""
+    if not isinstance(x, Tensor):
+        raise FormatError(f"{where}: got {type(x).__name__}; allowed: a tensor, Scaled or Quantized")
+    if x.is_complex() or x.is_quantized or x.layout != torch.strided:
+        raise FormatError(f"{where}: got {x.dtype}, {x.layout}; allowed: real numbers, torch.strided")
+
+
+def block_scales(a: Fed, b: Fed, mac: Mac) -> tuple[Tensor | None, Tensor | None]:
+    """The block scales of both operands, checked; ones where only the other has any.
+
+    Raises:
+        FormatError: a unit that takes none; not one scale for each of its blocks; runs of a split K that cut through a run of
+            terms that share a scale.
+    """
+    if a.scales is None and b.scales is None:
+        return None, None
+    if mac.scales is None:
+        allowed = "a unit with `scales`, or operands without"
+        raise FormatError(f"matmul: got scales for {mac.name or 'a unit'}, which takes none; allowed: {allowed}")
+    terms = a.values.shape[-1]
+    _check_split(mac, terms)
+    blocks = -(-terms // mac.scales.block)
+    shape_a, shape_b = (*a.values.shape[:-1], blocks), (*b.values.shape[:-2], blocks, b.values.shape[-1])
+    found = []
+    for side, scales, shape in (("input", a.scales, shape_a), ("weight", b.scales, shape_b)):
+        if scales is not None:
+            check_real(scales, f"{side} scales")
+        given = torch.ones(shape) if scales is None else scales
+        if not broadcasts(given.shape, torch.Size(shape)):
+            each = f"one for each {mac.scales.block} terms"
+            raise FormatError(f"{side} scales: got shape {tuple(given.shape)}; allowed: {tuple(shape)}, {each}")
+        found.append(given.expand(shape))
+    return found[0], found[1]
+
+
+def _check_split(mac: Mac, terms: int) -> None:
+    """Promoted runs and exact sums begin anew with each run of a split K: with all of one scale only at multiples of theirs."""
+    run, applied = -(-terms // mac.split_k), mac.scales.applied if mac.scales is not None else "product"
+    each = mac.promote.every if mac.promote and applied == "promotion" else 1
+    if mac.fused and applied == "group":
+        each = mac.fused.exact_terms
+    if run < terms and run % each:
+        raise FormatError(
+            f"split_k of {mac.name or 'the unit'}: got {mac.split_k}, which cuts {terms} terms into runs of {run}; allowed where "
+            f"scales are applied to each {applied}: runs of a multiple of {each}",
+            "split_k",
+        )
+
+
+def broadcasts(given: torch.Size, shape: torch.Size) -> bool:
+    """Whether the one shape broadcasts to the other."""
+    return len(given) <= len(shape) and all(n in (1, m) for n, m in zip(reversed(given), reversed(shape), strict=False))
 
 
 def narrowed(mac: Mac, a: object, b: object) -> Mac:

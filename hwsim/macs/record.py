@@ -165,8 +165,12 @@ class Mac(Record):
 
     @model_validator(mode="after")
     def _possible(self) -> Mac:
-        for check in (self._check_native, self._check_product, self._check_promotion, self._check_fused, self._check_range):
-            check()
+        self._check_native()
+        self._check_product()
+        self._check_promotion()
+        self._check_scales()
+        self._check_fused()
+        self._check_range()
         return self
 
     @property
@@ -230,18 +234,28 @@ class Mac(Record):
         if self.scales and self.scales.applied == "promotion" and not self.promote:
             raise ValueError("scales: got `applied: promotion`; allowed only where `promote` is given")
 
+    def _check_scales(self) -> None:
+        if self.scales is None:
+            return
+        scales, exact_terms, every = self.scales, self.fused.exact_terms if self.fused else 1, self.promote and self.promote.every
+        if scales.applied == "group" and (exact_terms == 1 or scales.block % exact_terms):
+            raise ValueError(
+                "scales: got `applied: group`; allowed only where the order is fused with exact_terms > 1, a divisor of the block"
+            )
+        if scales.applied == "product" and exact_terms > 1:
+            raise ValueError("scales: got `applied: product` with exact_terms > 1; allowed: group, promotion")
+        if every and scales.applied == "promotion" and scales.block % every:
+            given = f"got {every}, whose partial sums have terms of several scales"
+            raise FormatError(f"every: {given}; allowed: a divisor of the block of {scales.block} terms", "promote")
+        if every and scales.applied == "group" and every % exact_terms:
+            given = f"got {every}, which cuts through exact sums of scaled terms"
+            raise FormatError(f"every: {given}; allowed: a multiple of the {exact_terms} exact_terms", "promote")
+
     def _check_fused(self) -> None:
         if self.c.enters == "group" and not self.fused:
             raise ValueError("c: got 'group'; allowed: first, last (a group takes C in only where the order is fused)")
         if self.fused and not isinstance(self.accumulator.format, Float):
             raise ValueError(f"accumulator: got {self.accumulator.format}; allowed: a float, where the order is fused")
-        exact_terms = self.fused.exact_terms if self.fused else 1
-        if self.scales and self.scales.applied == "group" and (exact_terms == 1 or self.scales.block % exact_terms):
-            raise ValueError(
-                "scales: got `applied: group`; allowed only where the order is fused with exact_terms > 1, a divisor of the block"
-            )
-        if self.scales and self.scales.applied == "product" and exact_terms > 1:
-            raise ValueError("scales: got `applied: product` with exact_terms > 1; allowed: group, promotion")
         if self.tree and self.c.enters == "first" and self.c.format and not _holds(self.accumulator.format, self.c.format):
             raise ValueError(f"c: {self.c.format} is wider than the accumulator; allowed in fused orders")
 

@@ -253,6 +253,24 @@ def test_shapes_that_do_not_fit_are_refused(a: Any, b: Any, c: Any, text: str) -
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("unit", ["fp32_sequential", "native"])
+@pytest.mark.parametrize(
+    ("a", "c", "text"),
+    [
+        ([[1.0]], None, "input operand: got list; allowed: a tensor, Scaled or Quantized"),
+        (None, None, "input operand: got NoneType"),
+        (torch.ones(1, 1), 1.0, "c: got float"),
+        (torch.ones(1, 1, dtype=torch.complex64), None, "input operand: got torch.complex64"),
+        (torch.ones(1, 1), torch.ones(1, 1, dtype=torch.complex64), "c: got torch.complex64"),
+        (torch.ones(1, 1).to_sparse(), None, "torch.sparse_coo; allowed: real numbers, torch.strided"),
+        (Scaled(torch.ones(1, 1), [1.0]), None, "input scales: got list|takes none"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_matrix_of_real_numbers_is_refused(a: Any, c: Any, text: str, unit: str) -> None:
+    with pytest.raises(FormatError, match=text):
+        matmul(a, torch.ones(1, 1), unit, c)
+
+
 def test_a_foreign_operand_is_named() -> None:
     a = torch.ones(2, 4)
     a[1, 2] = 0.3

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mac_cases import bits
 
+from hwsim.errors import FormatError
 from hwsim.macs import Scaled, mac, matmul
 from hwsim.macs.operands import holds_groups
 
@@ -85,3 +86,31 @@ def test_a_product_with_a_scale_of_zero_is_a_zero_term(options: dict[str, Any]) 
     b = Scaled(column(1.125, 1.0, 256.0, 256.0), column(1.0, 1.0))
     expected = {3: 2.375}.get(options.get("e_zero", 0), 1 + 1.25 * 1.125 // 2.0**-6 * 2.0**-6)
     assert assert_equal_to_reference(a, b, unit).item() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "terms", "run"),
+    [("deepseek_fp8", 3, 256, "runs of 86; .* runs of a multiple of 128"),
+     ("nvidia_blackwell_nvfp4", 5, 64, "runs of 13; .* runs of a multiple of 16")],
+)  # fmt: skip
+def test_a_split_that_cuts_through_terms_of_one_scale_is_refused(name: str, split: int, terms: int, run: str) -> None:
+    unit = mac(name).model_copy(update={"split_k": split})
+    a, b = torch.ones(1, terms), torch.ones(terms, 1)
+    blocks = terms // (unit.scales or pytest.fail("no scales")).block
+    x, y = Scaled(a, torch.ones(1, blocks)), Scaled(b, torch.ones(blocks, 1))
+    with pytest.raises(FormatError, match=run):
+        matmul(x, y, unit)
+    assert matmul(a, b, unit).item() == terms
+    assert matmul(x, y, unit.model_copy(update={"split_k": 2})).item() == terms
+
+
+@pytest.mark.parametrize("block", [4, 8])
+def test_promotions_that_share_a_scale_are_each_multiplied_by_it(block: int) -> None:
+    given = {
+        "order": "sequential", "accumulator": FP32, "promote": {"every": 4, "into": "fp32"},
+        "scales": {"block": block, "format": "fp32", "applied": "promotion"}, "split_k": 2,
+    }  # fmt: skip
+    scales = torch.arange(1.0, 16 // block + 1)
+    expected = float(scales.sum()) * block
+    x, y = Scaled(torch.ones(1, 16), scales[None]), Scaled(torch.ones(16, 1), torch.ones(16 // block, 1))
+    assert assert_equal_to_reference(x, y, mac(given)).item() == expected

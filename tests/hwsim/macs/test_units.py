@@ -104,6 +104,24 @@ def test_native_needs_nothing() -> None:
             {"order": "sequential", "accumulator": FP16, "scales": {"block": 32, "format": "fp32", "applied": "promotion"}},
             "`promote`",
         ),
+        (
+            {
+                "order": "sequential",
+                "accumulator": FP16,
+                "promote": {"every": 128, "into": "fp32"},
+                "scales": {"block": 64, "format": "fp32", "applied": "promotion"},
+            },
+            "every: got 128, whose partial sums have terms of several scales; allowed: a divisor of the block of 64 terms",
+        ),
+        (
+            {
+                "order": {"fused": {"terms": 8, "fraction_bits": 9, "exact_terms": 4}},
+                "accumulator": FP16,
+                "promote": {"every": 6, "into": "fp32"},
+                "scales": {"block": 4, "format": "fp32", "applied": "group"},
+            },
+            "every: got 6, which cuts through exact sums of scaled terms; allowed: a multiple of the 4 exact_terms",
+        ),
         ({"order": "sequential", "acumulator": FP16, "accumulator": FP16}, "did you mean 'accumulator'?"),
     ],
     ids=lambda given: json.dumps(given, default=str)[:60] if isinstance(given, dict) else "",
