@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 
+from hwsim.casting import Quantized
 from hwsim.errors import FormatError
 from hwsim.formats import Draw, Format
 
 from . import reference
 from .operands import port
 from .products import entering
-from .quantized import Scaled
+from .quantized import SIDES, Scaled, block_scales, check_real, fed, narrowed, transposed
 from .record import Mac
 from .reference import finite, sign
 from .steps import Real, Step
@@ -39,8 +40,8 @@ class Trace:
 
 
 def trace(
-    a: torch.Tensor | Scaled,
-    b: torch.Tensor | Scaled,
+    a: torch.Tensor | Scaled | Quantized,
+    b: torch.Tensor | Scaled | Quantized,
     mac: Mac | str | Mapping[str, Any],
     c: float | None = None,
     draw: Draw = Draw(),
@@ -49,20 +50,28 @@ def trace(
     """c + a . b by the scalar reference, every rounding recorded.
 
     Args:
-        a, b: (K,), values of the unit's `input` and `weight` formats, or a Scaled of (K,) values and (ceil(K / block),) scales.
+        a, b: (K,), values of the unit's `input` and `weight` formats, a Scaled of (K,) values and (ceil(K / block),) scales, or a
+            Quantized vector with such scales or none; as `matmul` takes them.
         output: the result's row-major index, and of how many: they number a stochastic rounding's random words.
 
     Raises:
-        FormatError: `native`, which has no steps; operands of unlike lengths, or no values of their formats.
+        FormatError: `native`, which has no steps; operands of unlike lengths, or no values of their formats; scales that `matmul`
+            refuses; scales of a whole vector, which act on the unit's result.
     """
     mac = unit(mac)
-    (x, scale_a), (y, scale_b) = _parts(a), _parts(b)
     if mac.is_native:
         raise FormatError("trace: got `native`, whose order is not defined; allowed: any other unit")
+    x, y = (_vector(given, side) for given, side in zip((a, b), SIDES, strict=True))
     if x.dim() != 1 or x.shape != y.shape:
         raise FormatError(f"trace: got operands of shapes {tuple(x.shape)} and {tuple(y.shape)}; allowed: two of one length")
-    pa = port(mac, "input", x[None], None if scale_a is None else scale_a[None])
-    pb = port(mac, "weight", y[:, None], None if scale_b is None else scale_b[:, None])
+    given_a, given_b = fed(_row(a), mac, "input"), fed(_column(b), mac, "weight")
+    if given_a.factors or given_b.factors:
+        raise FormatError("trace: got a scale of a whole operand, which acts on the unit's result; allowed: scales of blocks")
+    scales_a, scales_b = block_scales(given_a, given_b, mac)
+    mac = narrowed(mac, a, b)
+    pa, pb = port(mac, "input", given_a.values, scales_a), port(mac, "weight", given_b.values, scales_b)
+    x, y = given_a.values[0], given_b.values[:, 0]
+    scale_a, scale_b = None if scales_a is None else scales_a[0], None if scales_b is None else scales_b[:, 0]
     terms = reference.Terms(
         pa.values[0].tolist(), pb.values[:, 0].tolist(),
         None if pa.scales is None else pa.scales[0].tolist(), None if pb.scales is None else pb.scales[:, 0].tolist(),
@@ -90,8 +99,27 @@ def as_text(found: Trace, afterwards: Sequence[str] = ()) -> str:
     return "\n".join([*lines, "", *(afterwards or [f"result {found.result!r}"])])
 
 
-def _parts(operand: torch.Tensor | Scaled) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return (operand.values, operand.scales) if isinstance(operand, Scaled) else (operand, None)
+def _vector(operand: torch.Tensor | Scaled | Quantized, side: str) -> torch.Tensor:
+    values = operand.values if isinstance(operand, Scaled | Quantized) else operand
+    check_real(values, f"{side} operand")
+    return values
+
+
+def _row(x: torch.Tensor | Scaled | Quantized) -> torch.Tensor | Scaled | Quantized:
+    """A vector as a matrix of one row."""
+    if isinstance(x, torch.Tensor):
+        return x[None]
+    if isinstance(x, Scaled):
+        return Scaled(x.values[None], x.scales[None])
+    scale = x.scale[None] if x.scale is not None and x.scale.dim() else x.scale
+    layout = x.layout if x.layout.axis is None else replace(x.layout, axis=-1)
+    return replace(x, values=x.values[None], elements=x.elements[None], scale=scale, layout=layout)
+
+
+def _column(x: torch.Tensor | Scaled | Quantized) -> torch.Tensor | Scaled | Quantized:
+    """A vector as a matrix of one column."""
+    row = _row(x)
+    return Scaled(row.values.mT, row.scales.mT) if isinstance(row, Scaled) else transposed(row)
 
 
 def _step(step: Step, mac: Mac) -> Iterator[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 
 import hwsim
+from hwsim.casting import Quantized
 from hwsim.casts import Cast
 from hwsim.errors import FormatError
 from hwsim.fields import format_record
@@ -109,6 +111,38 @@ def test_every_step_is_the_sum_of_what_is_kept_of_its_parts(name: str) -> None:
     assert found.steps[-1].result == found.result
     for step in found.steps:
         assert Fraction(step.exact) == sum(Fraction(part.kept) for part in step.parts)
+
+
+def blocks_of(x: torch.Tensor, fmt: str, **options: object) -> Quantized:
+    found = hwsim.quantize(x, fmt, return_parts=True, **options)  # type: ignore[arg-type]
+    assert isinstance(found, Quantized)
+    return found
+
+
+def test_a_trace_takes_operands_as_matmul_does() -> None:
+    x, y = torch.randn(2, 40, generator=torch.Generator().manual_seed(1)) * 100
+    unit = "nvidia_blackwell_mxfp8"
+    scaled = Scaled(x.sign(), torch.tensor([2.0, 8.0]))
+    expected = matmul(Scaled(scaled.values[None], scaled.scales[None]), y.sign()[:, None], unit).item()
+    assert trace(scaled, y.sign(), unit).result == trace(y.sign(), scaled, unit).result == expected
+    qx, qy = blocks_of(x, "mxfp8_e4m3"), blocks_of(y, "mxfp8_e5m2")
+    matrices = blocks_of(x[None], "mxfp8_e4m3"), blocks_of(y[:, None], "mxfp8_e5m2", axis=0)
+    assert trace(qx, qy, unit).result == matmul(*matrices, unit).item()
+
+
+@pytest.mark.parametrize(
+    ("a", "unit", "text"),
+    [
+        (Scaled(torch.ones(40), torch.ones(2)), "nvidia_hopper_fp8", "got scales for nvidia_hopper_fp8, which takes none"),
+        (Scaled(torch.ones(70), torch.ones(2)), "nvidia_blackwell_mxfp8", r"input scales: got shape \(1, 2\); allowed: \(1, 3\)"),
+        (blocks_of(torch.ones(4) * 3, "int8", scaling={"rule": "absmax"}), "int8_int32", "got a scale of a whole operand"),
+        ([1.0], "fp32_sequential", "input operand: got list; allowed: a tensor, Scaled or Quantized"),
+    ],
+)
+def test_scales_that_a_trace_cannot_show_are_refused(a: Any, unit: str, text: str) -> None:
+    terms = 1 if isinstance(a, list) else len(a.values)
+    with pytest.raises(FormatError, match=text):
+        trace(a, torch.ones(terms), unit)
 
 
 def test_what_has_no_steps_is_refused() -> None:
