@@ -11,8 +11,8 @@ from hwsim.formats import Format, Projection, Rounding
 from hwsim.formats.operators import quantize_tensor
 
 from .gpu import Operand, check_unit, matmul, sums_digits
-from .operands import SMALLEST_NORMAL_EXPONENT, chosen_format, foreign_scale
-from .record import Mac, Rounded
+from .operands import SMALLEST_NORMAL_EXPONENT, c_place, check_nan, chosen_format, foreign_scale
+from .record import Mac
 from .words import Stream
 
 
@@ -95,7 +95,6 @@ def _flushed(data: Tensor, min_exponent: int, mac: Mac) -> Tensor:
 
 def _entering(c: Tensor, mac: Mac) -> Tensor:
     """C as it enters: flushed, and rounded to its format."""
-    place = Rounded(format=mac.c_format, nan="zero")
-    return quantize_tensor(
-        _flushed(c.detach().to(torch.float64), mac.c_format.grid.min_exponent, mac), mac.c_format, place.projection
-    )
+    place, data = c_place(mac), c.detach().to(torch.float64)
+    check_nan(data, place)
+    return quantize_tensor(_flushed(data, mac.c_format.grid.min_exponent, mac), mac.c_format, place.projection)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import torch
 
 from hwsim.errors import FormatError
 from hwsim.formats import Fixed, Float, Format, Integer, Rounding
+from hwsim.formats.reference import not_a_number
 
 from .exact import exact_outer_sum, wide
 from .lanes import compiled_mode, edges, lanes_hold
@@ -60,7 +62,9 @@ class Port:
         digits = LANE_DIGITS - (scale_digits(mac) if self.scales is not None else 0)
         if self.format is not None:
             return self.format.grid.fits(digits, -450, 450)
-        return digits == LANE_DIGITS and bool(np.all((self.values.astype(np.float32) == self.values) | np.isnan(self.values)))
+        with np.errstate(over="ignore"):
+            short = self.values.astype(np.float32)
+        return digits == LANE_DIGITS and bool(np.all((short == self.values) | np.isnan(self.values)))
 
 
 def scale_digits(mac: Mac) -> int:
@@ -92,6 +96,20 @@ def holds_groups(mac: Mac, a: Format | None, b: Format | None) -> bool:
     return max(exact, aligned) <= 2**DOUBLE_DIGITS
 
 
+def holds_promoted(mac: Mac) -> bool:
+    """Whether float64 is exact for the partial sums that are multiplied by scales when they are promoted."""
+    if mac.promote is None or mac.scales is None or mac.scales.applied != "promotion":
+        return True
+    grids = mac.accumulator.format.grid, mac.promote.format.grid
+    fits = all(grid.fits(DOUBLE_DIGITS, -450, 450) for grid in grids)
+    return fits and sum(grid.mantissa_bits + 1 for grid in grids) <= DOUBLE_DIGITS
+
+
+def holds_scale_products(mac: Mac) -> bool:
+    """Whether float64 is exact for the product of two scales."""
+    return mac.scales is None or mac.scales.format.grid.fits(LANE_DIGITS, -450, 450)
+
+
 def port(mac: Mac, name: str, values: torch.Tensor, scales: torch.Tensor | None, fmt: Format | None = None) -> Port:
     """An operand checked against the unit's port of that name (`input` or `weight`).
 
@@ -117,6 +135,21 @@ def foreign_scale(mac: Mac, name: str, scales: torch.Tensor, index: int | None) 
 
 def _place(index: int, shape: Sequence[int]) -> str:
     return ", ".join(map(str, np.unravel_index(index, shape)))
+
+
+def c_place(mac: Mac) -> Rounded:
+    """What C is rounded to on its way in: a NaN becomes what one becomes in the sum that C joins."""
+    return Rounded(format=mac.c_format, nan=mac.outermost.nan)
+
+
+def check_nan(data: Any, place: Rounded) -> None:
+    """Refuse a NaN among data, an array or a tensor, that is to become a value of a place without one.
+
+    Raises:
+        NanError: as the reference does.
+    """
+    if not place.format.has_nan and place.nan == "error" and bool((data != data).any()):
+        not_a_number(place.format, place.projection)
 
 
 def flushed(data: Array, smallest_normal: float, how: str) -> Array:
@@ -148,7 +181,7 @@ def chosen_format(mac: Mac, name: str, values: torch.Tensor, foreign: Callable[[
 
 def first_foreign(data: Array, fmt: Format) -> int | None:
     """The flat index of the first element that is no value of the format, or None."""
-    flat = data.reshape(1, -1)
+    flat = data.reshape(1, data.size)
     if isinstance(fmt, Float | Fixed | Integer):
         known = rounded(flat, _truncated(fmt)) == flat
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -11,8 +13,8 @@ from hwsim.formats import Draw
 from . import cpu, reference
 from .bases import needs_reference
 from .matmul import declared_unit, result_shape
-from .operands import Array, Port, flushed, port, rounded
-from .record import Mac, Rounded
+from .operands import Array, Port, c_place, check_nan, flushed, port, rounded
+from .record import Mac
 from .words import Stream, stream
 
 
@@ -23,7 +25,8 @@ def on_cpu(
     """What the operator `hwsim::matmul` gives (see matmul.py).
 
     Raises:
-        FormatError: an operand that is no value of its format, NaN in a result format that has none.
+        FormatError: an operand that is no value of its format.
+        NanError: a NaN in C or the result, whose format has none.
     """
     if backend == "triton":
         return on_cuda(a, b, c, scale_a, scale_b, mac, draw, site, backend)
@@ -36,10 +39,11 @@ def on_cpu(
     start = None if c is None else entering(c.expand(shape), m)
     pa, pb = port(m, "input", a, scale_a), port(m, "weight", b, scale_b)
     if b.dim() == 2:
-        flat = _sum(_folded(pa), pb, None if start is None else start.reshape(-1, shape[-1]), m, words, s, 0, backend)
+        whole = None if start is None else start.reshape(math.prod(shape[:-1]), shape[-1])
+        flat = _sum(_folded(pa), pb, whole, m, words, s, 0, backend)
         return _result(torch.from_numpy(flat.reshape(shape)), m)
     parts_a, parts_b = _each(pa, batch), _each(pb, batch)
-    starts = None if start is None else start.reshape(-1, *shape[-2:])
+    starts = None if start is None else start.reshape(batch.numel(), *shape[-2:])
     size = shape[-2] * shape[-1]
     done = [
         _sum(x, y, None if starts is None else starts[n], m, words, s, n * size, backend)
@@ -74,31 +78,40 @@ def on_cuda(
 
 
 def entering(c: torch.Tensor, mac: Mac) -> Array:
-    """C as it enters: flushed, and rounded to its format."""
+    """C as it enters: flushed, and rounded to its format.
+
+    Raises:
+        NanError: a NaN, in a format without one, where the sum that C joins says `error`.
+    """
     data = c.detach().to(torch.float64).numpy()
     if mac.flush_inputs != "none":
         data = flushed(data, mac.c_format.smallest_normal, mac.flush_inputs)
-    return rounded(data.reshape(-1, data.shape[-1]), Rounded(format=mac.c_format, nan="zero")).reshape(data.shape)
+    place = c_place(mac)
+    check_nan(data, place)
+    return rounded(data.reshape(math.prod(data.shape[:-1]), data.shape[-1]), place).reshape(data.shape)
 
 
 def _folded(p: Port) -> Port:
     """A batch of A as one matrix: its rows one after another."""
-    terms = p.values.shape[-1]
-    scales = None if p.scales is None else p.scales.reshape(-1, p.scales.shape[-1])
-    return Port(p.values.reshape(int(np.prod(p.values.shape[:-1])), terms), scales, p.format)
+    rows = math.prod(p.values.shape[:-1])
+    scales = None if p.scales is None else p.scales.reshape(rows, p.scales.shape[-1])
+    return Port(p.values.reshape(rows, p.values.shape[-1]), scales, p.format)
 
 
 def _each(p: Port, batch: torch.Size) -> list[Port]:
     """The matrices of a broadcast batch."""
-    values = np.broadcast_to(p.values, (*batch, *p.values.shape[-2:])).reshape(-1, *p.values.shape[-2:])
+    count = math.prod(batch)
+    values = np.broadcast_to(p.values, (*batch, *p.values.shape[-2:])).reshape(count, *p.values.shape[-2:])
     if p.scales is None:
         return [Port(v, None, p.format) for v in values]
-    scales = np.broadcast_to(p.scales, (*batch, *p.scales.shape[-2:])).reshape(-1, *p.scales.shape[-2:])
+    scales = np.broadcast_to(p.scales, (*batch, *p.scales.shape[-2:])).reshape(count, *p.scales.shape[-2:])
     return [Port(v, s, p.format) for v, s in zip(values, scales, strict=True)]
 
 
 def _sum(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream, draw: Draw, first: int, backend: str) -> Array:
-    if backend == "reference" or needs_reference(a, b, c, mac):
+    # Nothing to sum: the one place where C alone is rounded to the result's format.
+    alone = c is not None and not a.values.shape[1]
+    if backend == "reference" or alone or needs_reference(a, b, c, mac):
         return _by_reference(a, b, c, mac, draw, first, s.outputs)
     return cpu.matmul(a, b, c, mac, s, first)
 
@@ -125,11 +138,7 @@ def _by_reference(a: Port, b: Port, c: Array | None, mac: Mac, draw: Draw, first
 
 def _result(data: torch.Tensor, mac: Mac) -> torch.Tensor:
     """The sums in the carrier of the unit's result, with one NaN."""
-    places = [mac.accumulator, mac.outermost, *([] if mac.product == "exact" else [mac.product])]
-    refuses = next((place.format for place in places if not place.format.has_nan and place.nan == "error"), None)
-    nan = data.isnan()
-    if refuses is not None and bool(nan.any()):
-        raise FormatError(
-            f"matmul: NaN given to {refuses}, which has no NaN; allowed: `nan: max` or `nan: zero` say what it becomes"
-        )
-    return data.masked_fill_(nan, torch.nan).to(mac.outermost.format.carrier)
+    places = [*([] if mac.product == "exact" else [mac.product]), mac.accumulator, mac.outermost]
+    for place in places:
+        check_nan(data, place)
+    return data.masked_fill_(data.isnan(), torch.nan).to(mac.outermost.format.carrier)

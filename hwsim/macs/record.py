@@ -68,7 +68,8 @@ class CInput(Record):
 
     `first`: the accumulator, or the outermost sum, starts at C; in a tree C is the leftmost leaf. `group`: the same, said of
     fused groups, of which the running sum is a term. `last`: C is added to the finished sum, with one more rounding.
-    The format is that of the sum C joins, unless said.
+    The format is that of the sum C joins, unless said. In it C overflows to infinity where there is one, else to the largest
+    value; a NaN becomes what the sum's rule says. Where K = 0, C alone is rounded to the result's format.
     """
 
     enters: Literal["first", "group", "last"] = "first"

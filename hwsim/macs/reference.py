@@ -47,9 +47,12 @@ def dot(terms: Terms, c: float | None, mac: Mac, watch: Watch | None = None) -> 
     """
     sums = _Sums(terms, mac, watch)
     size, levels = len(terms.a), mac.levels(len(terms.a))
-    start = None if c is None else settle(real(c), Rounded(format=mac.c_format, overflow=None, nan="zero"))
+    start = None if c is None else settle(real(c), Rounded(format=mac.c_format, overflow=None, nan=mac.outermost.nan))
     first = start if mac.c.enters != "last" else None
-    total = sums.run(range(size), levels, first)
+    if size or first is None:
+        total = sums.run(range(size), levels, first)
+    else:
+        total = sums.settle(first, mac.outermost, 0, 0, [Part("c", first, first)])
     if mac.c.enters == "last" and start is not None:
         total = sums.add(total, start, mac.outermost, len(levels) + 2, 0, "c")
     return float(total)

@@ -12,6 +12,7 @@ from hwsim.catalogue import shipped
 from hwsim.errors import FormatError
 from hwsim.formats import Draw
 from hwsim.formats.backends import gpu
+from hwsim.formats.errors import NanError
 from hwsim.macs import Mac, Scaled, mac, matmul
 from hwsim.macs import gpu as gpu_matmul
 
@@ -234,6 +235,15 @@ def test_nothing_to_sum_gives_c() -> None:
     c = torch.tensor([[1.0, -0.0]])
     found = matmul(on_gpu(torch.empty(1, 0)), on_gpu(torch.empty(0, 2)), "fp16_accumulate", on_gpu(c), backend="triton")
     assert torch.equal(bits(found.cpu()), bits(c))
+
+
+def test_a_nan_in_c_follows_the_accumulator_s_rule() -> None:
+    a, b, c = on_gpu(torch.ones(1, 2)), on_gpu(torch.ones(2, 1)), on_gpu(torch.tensor([[torch.nan]]))
+    for rule, expected in {"max": 32767, "zero": 2}.items():
+        unit = mac({"order": "sequential", "accumulator": {"format": "int16", "nan": rule}})
+        assert matmul(a, b, unit, c, backend="triton").item() == expected
+    with pytest.raises(NanError, match=r"^NaN given to int16, which has no NaN"):
+        matmul(a, b, mac({"order": "sequential", "accumulator": {"format": "int16"}}), c, backend="triton")
 
 
 def test_foreign_operands_and_scales_are_named() -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from mac_cases import bits, operands
 
+from hwsim.catalogue import shipped
 from hwsim.fields import format_record
 from hwsim.formats import Draw, FormatError
+from hwsim.formats.errors import NanError
 from hwsim.macs import Scaled, mac, matmul, shapes
 
 LARGE = pytest.mark.large
@@ -238,6 +240,39 @@ def test_nothing_to_sum_gives_c() -> None:
     assert torch.equal(matmul(torch.empty(1, 0), torch.empty(0, 2), unit), torch.zeros(1, 2))
 
 
+@pytest.mark.parametrize("name", sorted(shipped("macs")))
+def test_nothing_to_sum_by_a_shipped_unit_gives_c(name: str) -> None:
+    unit, c = mac(name), torch.tensor([[1.0, -2.0], [0.5, 0.0]]) if "int" not in name else torch.tensor([[1.0, -2.0], [3.0, 0.0]])
+    a, b = torch.empty(2, 0), torch.empty(0, 2)
+    assert torch.equal(matmul(a, b, unit, c).double(), c.double())
+    if unit.scales:
+        assert torch.equal(matmul(Scaled(a, a), Scaled(b, b), unit, c).double(), c.double())
+        batch = torch.empty(3, 2, 0)
+        assert torch.equal(matmul(Scaled(batch, batch), Scaled(b, b), unit), torch.zeros(3, 2, 2))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (2, 4, 0), (0, 0, 3)])
+@pytest.mark.parametrize("name", ["fp32_sequential", "nvidia_blackwell_nvfp4", "amd_cdna3_fp8", "int8_int32"])
+def test_no_results_are_empty(name: str, shape: tuple[int, int, int]) -> None:
+    rows, terms, columns = shape
+    a, b, c = torch.ones(rows, terms), torch.ones(terms, columns), torch.ones(rows, columns)
+    assert matmul(a, b, name, c).shape == (rows, columns)
+    assert matmul(a.expand(0, rows, terms), b.expand(0, terms, columns), name).shape == (0, rows, columns)
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("order", ["sequential", "pairwise", "chunked(2)", "fused(4, 10)"])
+def test_nothing_to_sum_rounds_c_once_to_the_result_s_format(order: str, backend: str) -> None:
+    given: dict[str, Any] = {"order": order, "accumulator": {"format": "fp16", "rounding": "toward_negative"}}
+    if order != "pairwise":
+        given["c"] = {"enters": "first", "format": "fp32"}
+    nothing = torch.empty(1, 0), torch.empty(0, 3)
+    found = matmul(*nothing, mac(given), torch.tensor([[-1 / 3, 1 + 2.0**-20, -0.0]]), backend=backend)
+    third = -1 / 3 if order == "pairwise" else -(1 / 3 // 2.0**-12 + 1) * 2.0**-12
+    expected = torch.tensor([[third, 1.0, -0.0]])
+    assert torch.equal(bits(found), bits(expected.half().float() if order == "pairwise" else expected))
+
+
 @pytest.mark.parametrize(
     ("a", "b", "c", "text"),
     [
@@ -278,13 +313,24 @@ def test_a_foreign_operand_is_named() -> None:
         matmul(a, torch.ones(4, 1), "fp16_accumulate")
 
 
-def test_nan_in_a_unit_without_nan_is_refused_unless_declared() -> None:
-    given = {"order": "sequential", "accumulator": {"format": "int16"}}
-    a = torch.tensor([[1.0, torch.nan]])
-    with pytest.raises(FormatError, match="NaN given to int16"):
-        matmul(a, torch.ones(2, 1), mac(given))
-    declared = {"order": "sequential", "accumulator": {"format": "int16", "nan": "max"}}
-    assert matmul(a, torch.ones(2, 1), mac(declared)).item() == 32767
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("where", ["operand", "c"])
+def test_nan_in_a_unit_without_nan_is_refused_unless_declared(where: str, backend: str) -> None:
+    a, c = torch.tensor([[1.0, torch.nan]]), torch.tensor([[1.0]])
+    if where == "c":
+        a, c = torch.ones(1, 2), torch.tensor([[torch.nan]])
+    for fmt, largest in (("int16", 32767), ("fp6_e2m3fn", 7.5)):
+        for rule, expected in {"max": largest, "zero": {"operand": 0.0, "c": 2.0}[where]}.items():
+            unit = mac({"order": "sequential", "accumulator": {"format": fmt, "nan": rule}})
+            assert matmul(a, torch.ones(2, 1), unit, c, backend=backend).item() == expected
+        with pytest.raises(NanError, match=r"^NaN given to .*, which has no NaN; allowed: `nan: max`"):
+            matmul(a, torch.ones(2, 1), mac({"order": "sequential", "accumulator": {"format": fmt}}), c, backend=backend)
+
+
+def test_large_operands_without_a_declared_format_warn_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    unit = mac({"order": "fma", "accumulator": {"format": "fp64"}})
+    assert matmul(torch.full((1, 2), 1e300, dtype=torch.float64), torch.ones(2, 1), unit).item() == 2e300
+    assert not recwarn.list
 
 
 def test_native_is_torch_matmul() -> None:
