@@ -14,7 +14,7 @@ from .bases import Base, base_of
 from .exact import exact_outer_sum, wide
 from .grouping import innermost_runs
 from .lanes import compiled_mode, edges, lanes_hold
-from .operands import Array, Port, rounded
+from .operands import NO_STREAM, Array, Port, holds_promoted, holds_scale_products, rounded
 from .record import Level, Mac, Rounded
 from .sums import outer_sum
 from .words import Stream
@@ -42,12 +42,14 @@ class Outer:
     level: int
     rule: Level | Rounded
     scaled: bool
+    in_lanes: bool = True
+    """Whether float64 holds what is added."""
 
     def add(self, outer: Array, inner: Array, scale: Array, k: int, first: int, width: int, s: Stream, flush: bool) -> None:
         """outer = round(outer + inner scale), and inner = +0."""
         place = self.rule.into if isinstance(self.rule, Level) else self.rule
         mode, at = compiled_mode(place.rounding), edges(place, flush)
-        if lanes_hold(place):
+        if self.in_lanes and lanes_hold(place):
             outer_sum(mode, self.scaled)(outer, inner, scale, at, self.level, k, first, width, s)
             return
         ones = scale if self.scaled else np.ones_like(inner)
@@ -86,8 +88,9 @@ def _sum_block(block: Block, base: Base, a: Port, b: Port, c: Array | None, mac:
     entering = c is not None and mac.c.enters != "last"
     if entering and c is not None:
         sums[-1][:] = c[i0:i1, j0:j1]
+    scaled = a.scales is not None and b.scales is not None
     outers = [
-        Outer(2 + n, level, level.scaled and a.scales is not None and b.scales is not None) for n, level in enumerate(levels)
+        Outer(2 + n, level, level.scaled and scaled, not level.scaled or holds_promoted(mac)) for n, level in enumerate(levels)
     ]
     begins = [0] * len(levels)
     none = np.ones((1, 1))
@@ -107,7 +110,11 @@ def _promotion_scale(a: Port, b: Port, mac: Mac, block: Block, k: int) -> Array:
     """The two scales' product for the run that starts at k, rounded to the outer sum's format."""
     if a.scales is None or b.scales is None or mac.scales is None:
         raise ValueError("a scaled promotion without scales")
-    n = k // mac.scales.block
-    return rounded(
-        a.scales[block.i0 : block.i1, n, None] * b.scales[n, None, block.j0 : block.j1], Rounded(format=mac.outermost.format)
-    )
+    n, to = k // mac.scales.block, Rounded(format=mac.outermost.format)
+    x, y = a.scales[block.i0 : block.i1, n, None], b.scales[n, None, block.j0 : block.j1]
+    if holds_scale_products(mac):
+        return rounded(x * y, to)
+    found = np.full((len(x), y.shape[1]), -0.0)
+    x, y = (np.array(np.broadcast_to(side, found.shape)) for side in (x, y))
+    exact_outer_sum(found, x, y, edges(to), wide(to.format.grid, to.rounding), 0, 0, 0, 0, NO_STREAM)
+    return found

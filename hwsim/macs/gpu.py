@@ -22,7 +22,7 @@ from .exact import DIGIT, wide
 from .fused import CUTS
 from .grouping import groups, innermost_runs
 from .lanes import EXPONENT_MASK, FRACTION_BITS, Edges, edges, lanes_hold
-from .operands import LANE_DIGITS, SMALLEST_NORMAL_EXPONENT, holds_groups, scale_digits
+from .operands import LANE_DIGITS, SMALLEST_NORMAL_EXPONENT, holds_groups, holds_promoted, holds_scale_products, scale_digits
 from .orders import ALONE, Alignment
 from .record import Level, Mac, Rounded
 from .shapes import places_of, wraps_within
@@ -73,8 +73,13 @@ def _refusals(mac: Mac, formats: tuple[Format | None, Format | None], values: Se
     wraps = any(place.projection.overflow == "wrap" for place in places_of(mac))
     if wraps and not wraps_within([span(x.double().cpu().numpy()) for x in values], mac, values[0].shape[-1]):
         yield "overflow", "wrap", "operands whose sums float64 holds to their last place"
+    if mac.scales is not None and mac.scales.applied == "promotion" and not holds_scale_products(mac):
+        yield "scales.format", mac.scales.format, f"formats of up to {LANE_DIGITS} significant bits, applied to each promotion"
     if sums_digits(mac, formats, values):
         return
+    if mac.promote is not None and not holds_promoted(mac):
+        allowed = "what, with the accumulator's, has up to 53 significant bits where sums are scaled"
+        yield "promote.format", mac.promote.format, allowed
     places = {"accumulator": mac.accumulator, "product": mac.product, "promote": mac.promote}
     for field, place in places.items():
         if isinstance(place, Rounded) and not lanes_hold(place):
@@ -93,7 +98,8 @@ def sums_digits(mac: Mac, formats: Sequence[Format | None], values: Sequence[Ten
     if mac.fused is not None:
         return mac.fused.fraction_bits == "exact"
     places = [mac.accumulator, *([] if mac.product == "exact" else [mac.product]), *([mac.promote] if mac.promote else [])]
-    return not mac.tree and not (all(map(lanes_hold, places)) and all(_narrow(mac, formats, values)))
+    in_lanes = all(map(lanes_hold, places)) and holds_promoted(mac)
+    return not mac.tree and not (in_lanes and all(_narrow(mac, formats, values)))
 
 
 def _narrow(mac: Mac, formats: Sequence[Format | None], values: Sequence[Tensor]) -> list[bool]:

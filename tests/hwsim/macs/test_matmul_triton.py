@@ -24,6 +24,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DRAW = Draw(seed=1 << 40, site="layer", step=3, offset=5)
 FP64 = {"format": "fp64"}
 FIXED = {"kind": "fixed", "bits": 12, "fraction_bits": 4}
+WIDE = {"kind": "float", "exponent_bits": 8, "mantissa_bits": 30}
 ROUNDINGS: tuple[Any, ...] = (
     "nearest_even", "nearest_away", "nearest_zero", "toward_zero", "toward_positive", "toward_negative", "to_odd",
     "stochastic(8)", {"mode": "stochastic", "random_bits": 5, "variant": "B"},
@@ -181,6 +182,24 @@ def test_every_rounding_of_exact_sums(fmt: Any, order: str, rounding: Any) -> No
             },
             "order.fused.exact_terms",
         ),
+        (
+            {
+                "order": "sequential",
+                "accumulator": {"format": "fp32"},
+                "promote": {"every": 1, "into": "fp32"},
+                "scales": {"block": 1, "format": "fp64", "applied": "promotion"},
+            },
+            "scales.format",
+        ),
+        (
+            {
+                "order": "fused(4, 20)",
+                "accumulator": {"format": WIDE},
+                "promote": {"every": 1, "into": WIDE},
+                "scales": {"block": 1, "format": "fp32", "applied": "promotion"},
+            },
+            "promote.format",
+        ),
     ],
 )
 def test_a_unit_it_does_not_compute_is_refused_by_its_field(given: dict[str, Any], field: str) -> None:
@@ -198,6 +217,16 @@ def test_a_product_with_a_scale_of_zero_is_a_zero_term(options: dict[str, Any]) 
     a = Scaled(torch.tensor([[1.25, 1.0, 256.0, 256.0]]), torch.tensor([[1.0, 0.0]]))
     b = Scaled(torch.tensor([[1.125], [1.0], [256.0], [256.0]]), torch.ones(2, 1))
     assert_equal_to_reference(a, b, mac(given))
+
+
+def test_scaled_partial_sums_that_float64_does_not_hold_are_added_in_digits() -> None:
+    given = {
+        "order": "sequential", "accumulator": {"format": WIDE}, "promote": {"every": 2, "into": WIDE},
+        "scales": {"block": 2, "format": "fp32", "applied": "promotion"},
+    }  # fmt: skip
+    a, b = (torch.tensor([[x] * 3], dtype=torch.float64) for x in (1 + 2.0**-23, 1 + 2.0**-22))
+    scales = torch.tensor([[1 + 2.0**-23, 3.0]])
+    assert_equal_to_reference(Scaled(a, scales), Scaled(b.mT, scales.mT), mac(given))
 
 
 def test_scales_of_promotions_leave_exact_sums_alone() -> None:

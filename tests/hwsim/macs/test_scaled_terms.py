@@ -9,7 +9,7 @@ import torch
 from mac_cases import bits
 
 from hwsim.errors import FormatError
-from hwsim.macs import Scaled, mac, matmul
+from hwsim.macs import Mac, Scaled, mac, matmul
 from hwsim.macs.operands import holds_groups
 
 FP32 = {"format": "fp32"}
@@ -114,3 +114,32 @@ def test_promotions_that_share_a_scale_are_each_multiplied_by_it(block: int) -> 
     expected = float(scales.sum()) * block
     x, y = Scaled(torch.ones(1, 16), scales[None]), Scaled(torch.ones(16, 1), torch.ones(16 // block, 1))
     assert assert_equal_to_reference(x, y, mac(given)).item() == expected
+
+
+WIDE = {"kind": "float", "exponent_bits": 8, "mantissa_bits": 30}
+
+
+def promoted(accumulator: Any, scale: str, into: Any) -> Mac:
+    return mac(
+        {
+            "order": "sequential", "accumulator": {"format": accumulator}, "promote": {"every": 1, "into": into},
+            "scales": {"block": 1, "format": scale, "applied": "promotion"},
+        }
+    )  # fmt: skip
+
+
+def test_a_scaled_partial_sum_is_rounded_once() -> None:
+    # Their product lies 2^-62 above a tie of 31 bits, at which float64 puts it.
+    partial, scale = 1660781073.0, 1893838577.0
+    one, a = torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), partial, dtype=torch.float64)
+    unit = promoted(WIDE, "fp64", WIDE)
+    found = assert_equal_to_reference(Scaled(a, one * scale), Scaled(one, one), unit)
+    assert found.item() == (1464621752 + 1) * 2.0**31
+
+
+def test_the_product_of_two_scales_is_rounded_once() -> None:
+    # 2^-64 above a tie of 24 bits.
+    a, b = (torch.tensor([[s]], dtype=torch.float64) for s in (1 + 2.0**-40, 1 + 2.0**-24 - 2.0**-40))
+    one = torch.ones(1, 1)
+    found = assert_equal_to_reference(Scaled(one, a), Scaled(one, b), promoted("fp32", "fp64", "fp32"))
+    assert found.item() == 1 + 2.0**-23
