@@ -13,6 +13,8 @@ from hwsim.errors import not_allowed
 Count = Annotated[int, Field(ge=1)]
 WORDS = ("native", "sequential", "fma", "pairwise")
 EXACT_SUM_BITS = 52
+MAX_BITS, MAX_EXPONENT = 50, 1000
+Bits = Annotated[int, Field(ge=1, le=MAX_BITS)]
 Cut = Literal["truncate", "floor", "nearest", "sticky"]
 
 
@@ -24,10 +26,10 @@ class LateSum(Record):
     fraction bits, before the accumulator's own rounding.
     """
 
-    dot_bits: Count
-    sum_bits: Count
-    total_bits: Count
-    drop_below: Count | None = None
+    dot_bits: Bits
+    sum_bits: Bits
+    total_bits: Bits
+    drop_below: Annotated[int, Field(ge=1, le=MAX_EXPONENT)] | None = None
 
 
 class Alignment(Record):
@@ -57,7 +59,7 @@ class Alignment(Record):
     e_zero: Annotated[int, Field(ge=-600, le=600)] | None = None
     grouping: Literal["consecutive", "even_odd", "alternate_pairs"] = "consecutive"
     exact_terms: Count = 1
-    product_limit: int | None = None
+    product_limit: Annotated[int, Field(ge=-MAX_EXPONENT, le=MAX_EXPONENT)] | None = None
     late: LateSum | None = None
     negative_zero: bool = False
 
@@ -80,6 +82,9 @@ class Alignment(Record):
             raise ValueError(f"fraction_bits: got {self.fraction_bits}; allowed: 1 to {limit} for {self.terms} terms, or exact")
         if self.product_limit is not None and self.late is None:
             raise ValueError(f"product_limit: got {self.product_limit}; allowed only where `late` says how the running sum joins")
+        limit = EXACT_SUM_BITS - 2 - self.terms.bit_length()
+        if self.late is not None and self.late.dot_bits > limit:
+            raise ValueError(f"dot_bits: got {self.late.dot_bits}; allowed: 1 to {limit} for {self.terms} terms")
         if self.late is not None and self.e_zero is not None:
             raise ValueError(f"e_zero: got {self.e_zero}; allowed only without `late`, where zero products have no exponent")
         if self.grouping == "even_odd" and self.late is None:
@@ -115,13 +120,21 @@ def _order(given: Any) -> Any:
     if not isinstance(given, str) or given in WORDS:
         return given
     if call := re.fullmatch(r"chunked\((\d+)\)", given):
+        _check_counts(given, call[1])
         return {"chunked": int(call[1])}
     if call := re.fullmatch(r"fused\((\d+), ?(\d+|exact)(?:, ?(\w+))?\)", given):
         if call[3] and call[3] not in get_args(Cut):
             raise ValueError(not_allowed("alignment", call[3], get_args(Cut)))
+        _check_counts(given, call[1], call[2])
         bits: int | str = call[2] if call[2] == "exact" else int(call[2])
         return {"fused": {"terms": int(call[1]), "fraction_bits": bits, "alignment": call[3] or "truncate"}}
     raise ValueError(not_allowed("order", given, (*WORDS, "chunked(n)", "fused(terms, fraction_bits)")))
+
+
+def _check_counts(order: str, *counts: str) -> None:
+    for count in counts:
+        if count != "exact" and not int(count):
+            raise ValueError(f"order: got {order!r}, with {count}; allowed: whole numbers >= 1")
 
 
 OrderField = Annotated[Order, BeforeValidator(_order)]

@@ -17,6 +17,13 @@ from hwsim.formats.rounding import NanRule, Overflow, Projection
 
 from .orders import Alignment, Chunked, Count, Fused, OrderField
 
+ROUNDS = "a signed float with at least one mantissa bit, fixed point or integer"
+
+
+def _rounds(fmt: Format) -> bool:
+    """Whether sums can be rounded to the format."""
+    return isinstance(fmt, Float | Fixed | Integer) and fmt.signed and fmt.grid.mantissa_bits >= 1
+
 
 class Rounded(Record):
     """A place in the unit where an exact real becomes a value of a format.
@@ -35,11 +42,8 @@ class Rounded(Record):
     @model_validator(mode="after")
     def _possible(self) -> Rounded:
         check_projection(self.format, self.projection)
-        if not isinstance(self.format, Float | Fixed | Integer) or not self.format.signed or self.format.grid.mantissa_bits < 1:
-            raise FormatError(
-                f"format: got {self.format}; allowed: a signed float with at least one mantissa bit, fixed point or integer",
-                "format",
-            )
+        if not _rounds(self.format):
+            raise FormatError(f"format: got {self.format}; allowed: {ROUNDS}", "format")
         return self
 
     @property
@@ -167,6 +171,7 @@ class Mac(Record):
     @model_validator(mode="after")
     def _possible(self) -> Mac:
         self._check_native()
+        self._check_formats()
         self._check_product()
         self._check_promotion()
         self._check_scales()
@@ -216,6 +221,17 @@ class Mac(Record):
             raise ValueError(
                 "order: got 'native', which promises no rounding or order; allowed: sequential, fma, pairwise, chunked, fused"
             )
+
+    def _check_formats(self) -> None:
+        given = [("scales.format", "scales", self.scales.format)] if self.scales else []
+        if self.operands and not self.is_native:
+            given += [("operands.input", "operands", fmt) for fmt in self.operands.input]
+            given += [("operands.weight", "operands", fmt) for fmt in self.operands.weight]
+        for where, field, fmt in given:
+            if not isinstance(fmt, Float | Fixed | Integer):
+                raise FormatError(f"{where}: got {fmt}; allowed: floats, fixed point and integers", field)
+        if self.c.format is not None and not _rounds(self.c.format):
+            raise FormatError(f"c.format: got {self.c.format}; allowed: {ROUNDS}", "c")
 
     def _check_product(self) -> None:
         if self.product != "exact" and not self.product.format.has_nan and self.product.nan == "error" != self.accumulator.nan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +16,14 @@ from hwsim.macs import Chunked, Fused, Mac, Rounded, mac, matmul
 
 LATE = {"dot_bits": 32, "sum_bits": 24, "total_bits": 31}
 FP16 = {"format": "fp16"}
+
+
+def late_sum(**options: Any) -> dict[str, Any]:
+    return {"terms": 8, "fraction_bits": 9, "late": LATE, **options}
+
+
+def late(**options: Any) -> dict[str, Any]:
+    return {"order": {"fused": late_sum(late={**LATE, **options})}, "accumulator": FP16}
 
 
 @pytest.mark.parametrize("name", sorted(shipped("macs")))
@@ -57,6 +66,23 @@ def test_native_needs_nothing() -> None:
     assert mac("native").is_native
 
 
+@pytest.mark.parametrize("fmt", ["posit8_2", "nf4", "lns8", "ternary", "binary", "mxfp4"])
+@pytest.mark.parametrize(
+    ("where", "given"),
+    [
+        ("operands.input", lambda fmt: {"operands": fmt}),
+        ("operands.weight", lambda fmt: {"operands": {"input": "fp16", "weight": ["fp16", fmt]}}),
+        ("scales.format", lambda fmt: {"scales": {"block": 4, "format": fmt}}),
+        ("c.format", lambda fmt: {"c": {"enters": "first", "format": fmt}}),
+    ],
+)
+def test_a_format_whose_values_lie_on_no_grid_is_refused_by_its_field(
+    where: str, given: Callable[[str], dict[str, Any]], fmt: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{where}: got .*; allowed: "):
+        mac({"order": "fused(4, 9)", "accumulator": FP16, **given(fmt)})
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
@@ -74,6 +100,15 @@ def test_native_needs_nothing() -> None:
             {"order": {"fused": {"terms": 4, "fraction_bits": 9, "e_zero": -99, "late": LATE}}, "accumulator": FP16},
             "e_zero: got -99; allowed only without `late`",
         ),
+        (late(dot_bits=47), "dot_bits: got 47; allowed: 1 to 46 for 8 terms"),
+        (late(sum_bits=51), "sum_bits: got 51"),
+        (late(total_bits=51), "total_bits: got 51"),
+        (late(drop_below=1001), "drop_below: got 1001"),
+        ({"order": {"fused": late_sum(product_limit=5000)}, "accumulator": FP16}, "product_limit: got 5000"),
+        ({"order": {"fused": late_sum(product_limit=-5000)}, "accumulator": FP16}, "product_limit: got -5000"),
+        ({"order": "chunked(0)", "accumulator": FP16}, "got 'chunked(0)', with 0; allowed: whole numbers >= 1"),
+        ({"order": "fused(4, 0)", "accumulator": FP16}, "got 'fused(4, 0)', with 0; allowed: whole numbers >= 1"),
+        ({"order": "fused(0, exact)", "accumulator": FP16}, "got 'fused(0, exact)', with 0; allowed: whole numbers >= 1"),
         ({"order": "fma", "product": FP16, "accumulator": FP16}, "product: rounded to fp16; allowed: exact"),
         (
             {"order": "sequential", "accumulator": {"format": "fp32"}, "promote": {"every": 4, "into": "fp16"}},
