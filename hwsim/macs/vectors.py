@@ -125,8 +125,16 @@ def _values(fmt: Format, count: int, kind: int, specials: bool, rng: torch.Gener
         near = wide * (torch.rand(count, generator=rng) > 0.1)
         return parts(Cast(format=fmt), near).elements.double()
     sign = torch.randint(0, 2, (count,), generator=rng) * -2.0 + 1.0 if fmt.bits == 64 else 1.0
-    values = fmt.decode(torch.randint(0, 1 << min(fmt.bits, 63), (count,), generator=rng)).double() * sign
+    values = fmt.decode(_codes(min(fmt.bits, 63), count, rng)).double() * sign
     return values if kind % 4 == 0 and specials else torch.where(values.isfinite(), values, torch.zeros_like(values))
+
+
+def _codes(bits: int, count: int, rng: torch.Generator) -> Tensor:
+    """Codes of up to 63 bits, in two draws where one draw's bound is no int64."""
+    if bits < 63:
+        return torch.randint(0, 1 << bits, (count,), generator=rng)
+    low = torch.randint(0, 1 << 32, (count,), generator=rng)
+    return low | torch.randint(0, 1 << (bits - 32), (count,), generator=rng) << 32
 
 
 def converter_vectors(cast: Cast, count: int = 1000, seed: int = 0) -> Vectors:

@@ -13,9 +13,10 @@ import torch
 import hwsim
 from hwsim.casting import Quantized
 from hwsim.casts import Cast
+from hwsim.catalogue import shipped
 from hwsim.errors import FormatError
 from hwsim.fields import format_record
-from hwsim.formats import Draw
+from hwsim.formats import Draw, Format
 from hwsim.macs import Scaled, mac, matmul
 from hwsim.macs.trace import as_text, trace
 from hwsim.macs.vectors import converter_vectors, unit_vectors
@@ -24,27 +25,31 @@ UNITS = ["nvidia_ampere_fp16_to_fp16", "nvidia_hopper_mma_sync_fp8", "fp16_accum
          "amd_cdna2_bf16", "deepseek_fp8", "fp8_fp12_stochastic", "nvidia_blackwell_nvfp4", "nvidia_blackwell_mxfp8"]  # fmt: skip
 
 
-def decoded(codes: object, name: str) -> torch.Tensor:
+def decoded(codes: object, fmt: str | Format) -> torch.Tensor:
     words = [int(code, 16) for code in ([codes] if isinstance(codes, str) else codes)]  # type: ignore[attr-defined]
-    return format_record(name).decode(torch.tensor(words)).double()
+    signed = [word - (1 << 64) if word >> 63 else word for word in words]
+    return (format_record(fmt) if isinstance(fmt, str) else fmt).decode(torch.tensor(signed)).double()
 
 
-@pytest.mark.parametrize("name", UNITS)
-def test_the_result_of_a_unit_s_vector_is_that_of_the_compiled_unit(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "count", "terms"),
+    [*((name, 8, 37) for name in UNITS), *((name, 4, 5) for name in shipped("macs") if name not in UNITS)],
+)
+def test_the_result_of_a_unit_s_vector_is_that_of_the_compiled_unit(name: str, count: int, terms: int) -> None:
     unit = mac(name)
-    found = json.loads(unit_vectors(unit, count=8, terms=37, seed=3).as_json())
-    assert (found["unit"], found["seed"], found["terms"]) == (name, 3, 37)
+    found = json.loads(unit_vectors(unit, count, terms, seed=3).as_json())
+    assert (found["unit"], found["seed"], found["terms"]) == (name, 3, terms)
     assert unit.operands is not None
     for n, row in enumerate(found["vectors"]):
-        a, b = decoded(row["a"], unit.operands.input[0].name)[None], decoded(row["b"], unit.operands.weight[0].name)[:, None]
-        c = unit.c_format.decode(torch.tensor([int(row["c"], 16)])).double()[None]
+        a, b = decoded(row["a"], unit.operands.input[0])[None], decoded(row["b"], unit.operands.weight[0])[:, None]
+        c = decoded(row["c"], unit.c_format)[None]
         x: torch.Tensor | Scaled = a
         y: torch.Tensor | Scaled = b
         if unit.scales:
             sa, sb = (unit.scales.format.decode(torch.tensor([int(s, 16) for s in row[key]])) for key in ("scale_a", "scale_b"))
             x, y = Scaled(a, sa[None]), Scaled(b, sb[:, None])
         expected = matmul(x, y, unit, c, Draw(3, step=n)).double()
-        result = unit.outermost.format.decode(torch.tensor([[int(row["result"], 16)]])).double()
+        result = decoded(row["result"], unit.outermost.format)[None]
         assert torch.equal(expected.nan_to_num(nan=1e300), result.nan_to_num(nan=1e300))
         assert row["partial"][-1] == row["result"]
 
