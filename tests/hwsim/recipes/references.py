@@ -36,6 +36,12 @@ def to_float(mantissa_bits: int, min_exponent: int, largest: int | None) -> Roun
     return rounded
 
 
+def to_half(x: np.ndarray) -> np.ndarray:
+    """To fp16 as numpy converts: nearest even, infinite from 65520 on."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float16).astype(np.float32)
+
+
 def to_integer(low: int, high: int) -> Round:
     """To nearest even, saturated."""
     return lambda x, index: Fraction(max(low, min(high, round(x))))

@@ -212,6 +212,24 @@ def test_a_step_whose_gradients_are_not_finite_changes_nothing_and_halves_the_sc
     assert factors == [8.0, 16.0, 8.0, 8.0]
 
 
+def test_a_scaled_gradient_beyond_fp16_halves_the_scale_and_changes_nothing() -> None:
+    model = nn.Linear(4, 2, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model.weight.detach().clone()
+    with emulate(model, "fp16", optimizer=optimizer) as machine:
+        machine.scale((3 * model(torch.full((8, 4), 0.125))).sum()).backward()
+        optimizer.step()
+        assert machine.state_dict()["loss_scaling"]["factor"] == 32768
+    assert torch.equal(model.weight, before)
+
+
+def test_an_activation_beyond_fp16_is_infinite_as_half_makes_it() -> None:
+    model, x = nn.Linear(2, 1, bias=False), torch.tensor([[1e5, 0.0]])
+    with torch.no_grad(), emulate(model, "fp16"):
+        model.weight.fill_(1.0)
+        assert model(x).item() == x.half()[0, 0].item() == float("inf")
+
+
 def test_a_loss_that_was_not_scaled_is_refused() -> None:
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -27,6 +27,7 @@ from references import (
     stochastic,
     tiles,
     to_float,
+    to_half,
     to_integer,
 )
 
@@ -57,7 +58,9 @@ RULES: dict[tuple[str, str, str], Reference] = {
     ("tf32", "output", "input"): plainly(to_float(*TF32)),
     ("bf16", "output", "weight"): plainly(to_float(*BF16)),
     ("bf16_pure", "grad_input", "grad_output"): plainly(to_float(*BF16)),
-    ("fp16", "output", "input"): plainly(to_float(*FP16)),
+    ("fp16", "output", "input"): to_half,
+    ("fp16", "output", "weight"): to_half,
+    ("fp16", "grad_weight", "grad_output"): to_half,
     ("fp8_current", "output", "input"): by(per_tensor, over(448), to_float(*E4M3)),
     ("fp8_current", "grad_weight", "grad_output"): by(per_tensor, over(57344), to_float(*E5M2)),
     ("fp8_deepseek", "output", "input"): by(tiles(1, 128), over(448, 1e-4), to_float(*E4M3)),
@@ -113,6 +116,15 @@ def test_an_operand_is_cast_as_the_recipe_s_rule_says(case: tuple[str, str, str]
     x = numbers(40, 72, seed=4)
     axis = -1 if (gemm, role) in {("output", "input"), ("output", "weight"), ("grad_input", "grad_output")} else -2
     assert np.array_equal(apply(cast, x, DRAW, axis).numpy(), RULES[case](x.numpy()))
+
+
+@pytest.mark.parametrize("role", ["input", "weight", "grad_output"])
+def test_an_fp16_operand_beyond_the_largest_value_is_infinite(role: str) -> None:
+    x = torch.tensor([65504.0, 65519.0, 65520.0, -1e5, 1e-8])
+    for gemm in ("output", "grad_input", "grad_weight"):
+        path = getattr(everywhere("fp16").gemm, gemm)
+        if getattr(path, role) is not None:
+            assert np.array_equal(apply(getattr(path, role), x).numpy(), to_half(x.numpy()))
 
 
 def test_fp8_lm_keeps_weights_and_states_with_power_of_two_scales() -> None:
