@@ -225,6 +225,7 @@ def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimize
     def end(stepping: Optimizer, *_: Any) -> None:
         with mode.rest():
             engine.optimizer.end()
+            engine.loss.stepped(stepping)
         engine.clock.end_step()
         if optimizer is None or stepping is getattr(optimizer, "base", optimizer):
             engine.draws.step += 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from hwsim.datapaths import LossScaling
 from hwsim.errors import ConfigError
@@ -13,44 +16,79 @@ from hwsim.errors import ConfigError
 class LossScaler:
     """The scale of the loss in a run.
 
-    After `interval` steps with finite gradients in a row the scale is multiplied by `growth`; gradients that are not finite are
-    dropped, so that the step changes nothing, and the scale is multiplied by `backoff` (Micikevicius et al. 2018, arXiv
-    1710.03740, section 3.2; torch.amp.GradScaler).
+    After `interval` steps with finite gradients in a row the scale is multiplied by `growth`; where gradients are not finite
+    the optimizer's are dropped, so that its step changes nothing, and the scale is multiplied by `backoff` (Micikevicius et al.
+    2018, arXiv 1710.03740, section 3.2; torch.amp.GradScaler). Gradients are divided by the scale that was in their loss, each
+    once a step, in whatever order several optimizers step.
     """
 
     def __init__(self, declared: LossScaling | None) -> None:
         self.declared = declared
         self.factor = declared.initial if declared is not None else 1.0
         self.finite_steps = 0
-        self._scaled = self._divided = False
+        self._in_loss: float | None = None
+        self._divided = WeakTensorKeyDictionary()  # gradients divided and not yet stepped on: whether their optimizer's are finite
+        self._stepped: set[Optimizer] = set()
+        self._backed_off = False
 
     def scale(self, loss: Tensor) -> Tensor:
         """The loss times the scale."""
-        self._scaled = True
-        return loss if self.declared is None else loss * self.factor
+        if self.declared is None:
+            return loss
+        if self._stepped:
+            self._stepped.clear()
+            self._backed_off = False
+        self._in_loss = self.factor
+        return loss * self.factor
 
-    def divide(self, optimizer: Optimizer) -> None:
-        """Divide the gradients that the optimizer is about to read, once a step; drop them all where one is not finite.
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Divide the optimizer's gradients, those that have been divided since its last step excepted.
 
         Raises:
             ConfigError: the loss was not scaled.
         """
-        if self.declared is None or self._divided:
+        if self.declared is None:
             return
-        if not self._scaled:
+        if self._in_loss is None or optimizer in self._stepped:
             raise ConfigError("loss_scaling: the loss was not scaled; allowed: machine.scale(loss).backward()")
-        self._divided = True
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [grad for grad in _gradients(optimizer) if grad not in self._divided]
         for grad in gradients:
-            grad.mul_(1 / self.factor)
+            grad.mul_(1 / self._in_loss)
         finite = all(bool(torch.isfinite(grad).all()) for grad in gradients)
-        if not finite:
+        for grad in gradients:
+            self._divided[grad] = finite
+        if not finite and not self._backed_off:
+            self._backed_off = True
+            self.factor, self.finite_steps = self.factor * self.declared.backoff, 0
+
+    def divide(self, optimizer: Optimizer) -> None:
+        """The same for the optimizer that is about to read its gradients; all are dropped where one was not finite.
+
+        Raises:
+            ConfigError: the loss was not scaled.
+        """
+        self.unscale(optimizer)
+        if not all(self._divided.get(grad, True) for grad in _gradients(optimizer)):
             optimizer.zero_grad(set_to_none=True)
-        self._adapt(self.declared, finite)
+
+    def renew(self, optimizer: Optimizer) -> None:
+        """The optimizer's gradients are about to be computed anew inside its step."""
+        for grad in _gradients(optimizer):
+            self._divided.pop(grad, None)
+
+    def stepped(self, optimizer: Optimizer) -> None:
+        """An optimizer has stepped on its gradients."""
+        self.renew(optimizer)
+        self._stepped.add(optimizer)
 
     def end_step(self) -> None:
-        """A step has ended."""
-        self._scaled = self._divided = False
+        """A step that counts has ended."""
+        if self.declared is None:
+            return
+        self.finite_steps += not self._backed_off
+        self._backed_off = False
+        if self.finite_steps == self.declared.interval:
+            self.factor, self.finite_steps = self.factor * self.declared.growth, 0
 
     def state_dict(self) -> dict[str, float]:
         """The scale, and how many steps in a row were finite."""
@@ -60,9 +98,7 @@ class LossScaler:
         """Go on from a saved state."""
         self.factor, self.finite_steps = state["factor"], int(state["finite_steps"])
 
-    def _adapt(self, declared: LossScaling, finite: bool) -> None:
-        self.finite_steps = self.finite_steps + 1 if finite else 0
-        if not finite:
-            self.factor *= declared.backoff
-        elif self.finite_steps == declared.interval:
-            self.factor, self.finite_steps = self.factor * declared.growth, 0
+
+def _gradients(optimizer: Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        yield from (p.grad for p in group["params"] if p.grad is not None)

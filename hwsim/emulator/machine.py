@@ -55,6 +55,15 @@ class Machine:
         """The loss times the scale of the datapath's `loss_scaling`, or itself; the optimizer's step divides the gradients."""
         return self._engine.loss.scale(loss)
 
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Divide the optimizer's gradients by the loss's scale now, to clip or measure them; its step does not divide them again.
+
+        Raises:
+            ConfigError: the loss was not scaled.
+        """
+        with self._rest():
+            self._engine.loss.unscale(optimizer)
+
     def learned_scales(self) -> dict[str, nn.Parameter]:
         """The scales that train, by port; the optimizer of the block has them already."""
         return self._engine.scales.parameters()

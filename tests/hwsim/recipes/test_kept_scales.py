@@ -212,6 +212,83 @@ def test_a_step_whose_gradients_are_not_finite_changes_nothing_and_halves_the_sc
     assert factors == [8.0, 16.0, 8.0, 8.0]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_every_one_of_several_optimizers_divides_its_own_gradients_once(order: tuple[int, int]) -> None:
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False))
+    optimizers = [torch.optim.SGD(layer.parameters(), lr=0.125) for layer in model]
+    with emulate(model, loss_scaled(interval=1), optimizer=optimizers[0]) as machine:
+        for _ in range(2):
+            with torch.no_grad():
+                model[0].weight.fill_(0.5)
+                model[1].weight.fill_(2.0)
+            machine.scale(model(torch.ones(1, 2)).sum()).backward()
+            for i in order:
+                optimizers[i].step()
+                optimizers[i].zero_grad()
+            assert model[0].weight.tolist() == [[0.25, 0.25]]
+            assert model[1].weight.tolist() == [[1.875]]
+        assert machine.state_dict()["loss_scaling"]["factor"] == 32.0
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_infinity_in_one_optimizer_s_gradients_stops_that_one_and_halves_the_scale(order: tuple[int, int]) -> None:
+    model = nn.ModuleList([nn.Linear(2, 1, bias=False) for _ in range(2)])
+    optimizers = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in model]
+    before = [layer.weight.detach().clone() for layer in model]
+    with emulate(model, loss_scaled(), optimizer=optimizers[0]) as machine:
+        machine.scale(model[0](torch.ones(1, 2)).sum() + model[1](torch.ones(1, 2)).sum() * float("inf")).backward()
+        for i in order:
+            optimizers[i].step()
+        assert machine.state_dict()["loss_scaling"] == {"factor": 4.0, "finite_steps": 0}
+    torch.testing.assert_close(model[0].weight.detach(), before[0] - 0.1)
+    assert torch.equal(model[1].weight, before[1])
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("recipe", ["fp16", "fp32"])
+def test_gradients_are_clipped_as_they_are_without_the_loss_s_scale(recipe: str, set_to_none: bool) -> None:
+    model, x = fresh(lambda: nn.Linear(4, 2, bias=False)), numbers(8, 4)
+    expected = fresh(lambda: nn.Linear(4, 2, bias=False))
+    optimizers = [torch.optim.SGD(m.parameters(), lr=10.0) for m in (model, expected)]
+    with emulate(model, recipe, optimizer=optimizers[0]) as machine:
+        for _ in range(2):
+            optimizers[0].zero_grad(set_to_none)
+            machine.scale(model(x).square().mean().mul(0.01)).backward()
+            machine.unscale(optimizers[0])
+            machine.unscale(optimizers[0])
+            nn.utils.clip_grad_norm_(model.parameters(), 0.005)
+            optimizers[0].step()
+    for _ in range(2):
+        optimizers[1].zero_grad()
+        expected(x).square().mean().mul(0.01).backward()
+        nn.utils.clip_grad_norm_(expected.parameters(), 0.005)
+        optimizers[1].step()
+    torch.testing.assert_close(model.weight, expected.weight, rtol=2e-3, atol=1e-4)
+
+
+def test_gradients_that_were_unscaled_and_are_not_finite_are_dropped_by_the_step() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model.weight.detach().clone()
+    with emulate(model, loss_scaled(), optimizer=optimizer) as machine:
+        machine.scale(model(torch.ones(1, 2)).sum() * float("inf")).backward()
+        machine.unscale(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        assert machine.state_dict()["loss_scaling"]["factor"] == 4.0
+    assert torch.equal(model.weight, before)
+
+
+def test_a_second_step_on_one_scaled_loss_is_refused() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with emulate(model, loss_scaled(), optimizer=optimizer) as machine:
+        machine.scale(model(torch.ones(1, 2)).sum()).backward()
+        optimizer.step()
+        with pytest.raises(ConfigError, match="loss_scaling: the loss was not scaled"):
+            optimizer.step()
+
+
 def test_a_scaled_gradient_beyond_fp16_halves_the_scale_and_changes_nothing() -> None:
     model = nn.Linear(4, 2, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
