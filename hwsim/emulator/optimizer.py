@@ -21,7 +21,7 @@ from .sites import Sites
 if TYPE_CHECKING:
     from hwsim.datapaths import OptimizerPath
 
-MOMENTUM = frozenset({"momentum_buffer", "exp_avg", "mu_product"})
+MOMENTUM = frozenset({"momentum_buffer", "exp_avg"})
 VARIANCE = frozenset({"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "acc_delta"})
 COUNTERS = frozenset({"step"})
 UNCAST = frozenset({"counter", "scale"})
@@ -140,7 +140,7 @@ class OptimizerUnit:
         for p, state in optimizer.state.items():
             for key, x in state.items():
                 if isinstance(x, Tensor) and x.is_floating_point() and not isinstance(origin_of(x), Stored):
-                    found.append(Stored(_kind(key), f"{self._name(p)}/{key}", x))
+                    found.append(Stored(_kind(key, x, p), f"{self._name(p)}/{key}", x))
                     self.hold(x, found[-1])
         return found
 
@@ -234,8 +234,9 @@ def _is_scale(p: Tensor) -> bool:
     return isinstance(origin, Stored) and origin.kind == "scale"
 
 
-def _kind(key: str) -> str:
-    if key in COUNTERS:
+def _kind(key: str, state: Tensor, parameter: Tensor) -> str:
+    """The role of a state; one number for a whole parameter (a step, a schedule's product) is the optimizer's control flow."""
+    if key in COUNTERS or (not state.dim() and parameter.dim()):
         return "counter"
     return "momentum" if key in MOMENTUM else "variance" if key in VARIANCE else "state"
 

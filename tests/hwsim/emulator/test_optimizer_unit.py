@@ -182,3 +182,25 @@ def test_adam_s_count_of_steps_is_never_rounded(form: dict[str, bool]) -> None:
                 state["step"].fill_(256.0)
         optimizer.step()
     assert {state["step"].item() for state in optimizer.state.values()} == {257.0}
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "counters"), [(torch.optim.NAdam, {"step", "mu_product"}), (torch.optim.ASGD, {"step", "eta", "mu"})]
+)
+def test_the_numbers_of_an_optimizer_s_control_flow_are_never_rounded(kind, counters: set[str], foreach: bool) -> None:
+    def states(machine) -> dict[str, Tensor]:
+        layer = nn.Linear(2, 2)
+        optimizer = kind(layer.parameters(), lr=0.01, foreach=foreach)
+        with emulate(layer, machine, optimizer=optimizer):
+            for _ in range(3):
+                optimizer.zero_grad()
+                layer(torch.ones(1, 2)).sum().backward()
+                optimizer.step()
+        return optimizer.state[layer.weight]
+
+    casts = dict.fromkeys(("momentum", "variance", "state", "update", "weight"), "bf16")
+    rounded, plain = states({"optimizer": casts}), states("fp32")
+    assert {key for key, x in plain.items() if not x.dim()} == counters
+    assert all(torch.equal(rounded[key], plain[key]) for key in counters)
+    assert all(on_grid(x, torch.bfloat16) for key, x in rounded.items() if key not in counters)
