@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hwsim.errors import ConfigError
+
 from .audit import Audit
 from .observing import Observer
 from .operations import Kind
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 MOMENTUM = frozenset({"momentum_buffer", "exp_avg"})
 VARIANCE = frozenset({"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "acc_delta"})
 COUNTERS = frozenset({"step"})
+FUSED = "_fused_"
 UNCAST = frozenset({"counter", "scale"})
 UNROUNDED = frozenset({Kind.MOVE, Kind.CONSTANT, Kind.RANDOM})
 
@@ -34,7 +37,8 @@ class OptimizerUnit:
     A stored tensor is rounded once when its update is complete: when another operation first reads it, or when the step
     ends, so that `m.mul_(beta).add_(g)` rounds once, and the for-loop, foreach and fused forms agree. Groups and blocks run over
     a state's elements in row-major order. Every other floating-point
-    result inside the step is rounded to the `update` cast. A fused kernel shows no updates: only what it stores is rounded.
+    result inside the step is rounded to the `update` cast. A fused kernel shows no updates: only what it stores is rounded, and
+    an `update` cast is refused.
     """
 
     def __init__(
@@ -118,7 +122,17 @@ class OptimizerUnit:
         self._current = None
 
     def run(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any], flops: int | None = None) -> Any:
-        """Run an operation inside the step."""
+        """Run an operation inside the step.
+
+        Raises:
+            ConfigError: an `update` cast is declared, and the step is one fused kernel.
+        """
+        fused = plan.name.startswith(FUSED)
+        if fused and self.update.cast is not None:
+            raise ConfigError(
+                f"optimizer: update: got {self.update.cast} with {plan.label}, a kernel inside which no cast can reach; allowed: "
+                "an optimizer made with fused=False or foreach=True"
+            )
         written = plan.written(args, kwargs) if plan.writes else []
         own = {id(x) for x in written}
         tensors = tensors_in(args, kwargs)
@@ -128,7 +142,7 @@ class OptimizerUnit:
                 self.store(origin)
         out = plan.func(*args, **kwargs)
         if written:
-            self._written(plan, written, scalar=not any(x.dim() for x in tensors), flops=flops)
+            self._written(plan, written, scalar=not any(x.dim() for x in tensors), flops=flops, fused=fused)
             return out
         if plan.kind in UNROUNDED:
             return out
@@ -182,7 +196,7 @@ class OptimizerUnit:
                 self.store(stored)
         self._dirty.clear()
 
-    def _written(self, plan: Plan, written: list[Tensor], scalar: bool, flops: int | None) -> None:
+    def _written(self, plan: Plan, written: list[Tensor], scalar: bool, flops: int | None, fused: bool) -> None:
         for x in written:
             origin = origin_of(x)
             if not isinstance(origin, Stored) and self._find_states():
@@ -190,7 +204,7 @@ class OptimizerUnit:
             work = 0 if plan.kind in UNROUNDED else x.numel() if flops is None else flops
             if isinstance(origin, Stored):
                 self.write(origin, plan.label, Phase.OPTIMIZER, work)
-            elif plan.kind not in UNROUNDED:
+            elif plan.kind not in UNROUNDED and not fused:  # a fused kernel lists the gradients that it reads as written
                 self._round_update(plan, x, scalar, work, in_place=True)
 
     def _computed(self, plan: Plan, out: Any, scalar: bool, flops: int | None) -> Any:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hwsim.casting import apply
 from hwsim.datapaths import datapath
 from hwsim.emulator import emulate
+from hwsim.errors import ConfigError
 from hwsim.formats import Draw
 
 BF16 = {"gradient": "bf16", "momentum": "bf16", "variance": "bf16", "state": "bf16", "weight": "bf16"}
@@ -81,6 +82,19 @@ def test_the_update_format_rounds_what_a_step_computes_in_between() -> None:
     assert same(plain, rounded) != []
     rows = trained("adam", {"optimizer": {"update": "bf16"}})[2].audit()
     assert {row.op for row in rows if row.role == "update"} >= {"sqrt", "div"}
+
+
+@pytest.mark.parametrize("name", ["adamw_fused", "sgd_fused"])
+def test_an_update_format_is_refused_where_one_kernel_does_the_whole_step(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"optimizer: update: got bf16 with _fused_\w+, .*allowed: .*fused=False or foreach=True"):
+        trained(name, {"optimizer": {"update": "bf16"}})
+
+
+@pytest.mark.parametrize("name", ["adamw_fused", "sgd_fused"])
+def test_a_fused_kernel_is_counted_by_what_it_stores(name: str) -> None:
+    rows = [row for row in trained(name, {"optimizer": BF16})[2].audit() if row.op.startswith("_fused_")]
+    assert {row.role for row in rows} <= {"weight", "momentum", "variance", "counter"}
+    assert {row.role for row in rows} >= {"weight", "momentum"}
 
 
 def test_parameters_are_rounded_on_entry() -> None:
@@ -173,7 +187,9 @@ def test_an_optimizer_with_a_closure_evaluates_it_as_forward_and_backward() -> N
 def test_adam_s_count_of_steps_is_never_rounded(form: dict[str, bool]) -> None:
     layer = nn.Linear(2, 2)
     optimizer = torch.optim.Adam(layer.parameters(), **form)
-    casts = dict.fromkeys(("momentum", "variance", "state", "update", "weight"), "bf16")
+    casts = dict.fromkeys(("momentum", "variance", "state", "weight"), "bf16")
+    if "fused" not in form:
+        casts["update"] = "bf16"
     with emulate(layer, {"optimizer": casts, "vector": "bf16"}, optimizer=optimizer):
         for _ in range(2):
             layer(torch.ones(1, 2)).sum().backward()
