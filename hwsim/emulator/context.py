@@ -216,11 +216,29 @@ def _enable(*enabled: bool) -> None:
 
 
 def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimizer: Optimizer | None) -> None:
-    def begin(stepping: Optimizer, *_: Any) -> None:
-        engine.clock.begin_step()
+    def read(stepping: Optimizer) -> None:
         with mode.rest():
             engine.loss.divide(stepping)
+            engine.optimizer.read(stepping)
+
+    def begin(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        engine.clock.begin_step()
+        with mode.rest():
             engine.optimizer.begin(stepping)
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if not callable(closure):
+            read(stepping)
+            return None
+
+        def evaluated() -> Any:
+            engine.loss.renew(stepping)
+            loss = closure()
+            read(stepping)
+            return loss
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": evaluated}
+        return (args[0], evaluated, *args[2:]), kwargs
 
     def end(stepping: Optimizer, *_: Any) -> None:
         with mode.rest():

@@ -61,6 +61,7 @@ class OptimizerUnit:
         self._current: Optimizer | None = None
         self._states_seen = -1
         self._updates = 0
+        self._reads = 0
 
     def hold(self, x: Tensor, stored: Stored) -> None:
         """Follow a parameter or a state."""
@@ -99,20 +100,24 @@ class OptimizerUnit:
         self._weights.clear()
 
     def begin(self, optimizer: Optimizer) -> None:
-        """A step begins: the gradients are read, once."""
-        self._current, self._states_seen, self._updates = optimizer, -1, 0
+        """A step begins."""
+        self._current, self._states_seen, self._updates, self._reads = optimizer, -1, 0, 0
         self._find_states()
         self.recall(_parameters(optimizer))
+
+    def read(self, optimizer: Optimizer) -> None:
+        """The gradients are read: as the step begins, or when a closure has computed them inside it."""
         for p in _parameters(optimizer):
             if p.grad is None or _is_scale(p):
                 continue
             name = self._name(p)
             port = self.sites.port(self.declared.gradient, f"{name}/gradient")
             if not port.passes(p.grad.dtype):
-                p.grad.copy_(port(p.grad))
+                p.grad.copy_(port(p.grad, self._reads))
             if self.observer is not None:
                 self.observer.tensor(name, "gradient", p.grad)
             self.audit.other(Phase.OPTIMIZER, "read", name, "gradient", port.cast, 0)
+        self._reads += 1
 
     def end(self) -> None:
         """A step ends: whatever was written is in its format."""

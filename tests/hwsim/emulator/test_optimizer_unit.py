@@ -183,6 +183,55 @@ def test_an_optimizer_with_a_closure_evaluates_it_as_forward_and_backward() -> N
     assert phases == {"forward", "backward"}
 
 
+CLOSURES = {"positional": lambda optimizer, f: optimizer.step(f), "keyword": lambda optimizer, f: optimizer.step(closure=f)}
+
+
+@pytest.mark.parametrize("given", CLOSURES)
+def test_the_gradients_of_a_closure_are_read_when_it_has_computed_them(given: str) -> None:
+    def run(machine, step) -> tuple[dict[str, Tensor], float]:
+        model = model_of("mlp")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        with emulate(model, machine, optimizer=optimizer) as running:
+
+            def closure() -> Tensor:
+                optimizer.zero_grad(set_to_none=False)
+                loss = model(input_of("mlp")).square().mean()
+                running.scale(loss).backward()
+                return loss
+
+            for _ in range(3):
+                step(optimizer, closure)
+        return tensors_of(model, optimizer), running.state_dict()["loss_scaling"]["factor"]
+
+    def before(optimizer: torch.optim.Optimizer, closure) -> None:
+        closure()
+        optimizer.step()
+
+    machine = {"optimizer": {"gradient": {"format": "bf16", "rounding": "stochastic"}}, "loss_scaling": {"initial": 1024, "interval": 2}}
+    tensors, factor = run(machine, CLOSURES[given])
+    expected, expected_factor = run(machine, before)
+    assert same(tensors, expected) == []
+    assert factor == expected_factor == 2048
+
+
+def test_every_evaluation_of_a_closure_has_its_gradients_read() -> None:
+    model = model_of("mlp")
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+    read: list[bool] = []
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(input_of("mlp")).square().mean()
+        loss.backward()
+        return loss
+
+    with emulate(model, {"optimizer": {"gradient": "bf16"}}, optimizer=optimizer) as machine:
+        optimizer.step(closure)
+        read += [on_grid(p.grad, torch.bfloat16) for p in model.parameters()]
+    assert all(read)
+    assert {row.count for row in machine.audit() if row.role == "gradient"} == {3}
+
+
 @pytest.mark.parametrize("form", [{}, {"foreach": True}, {"fused": True}])
 def test_adam_s_count_of_steps_is_never_rounded(form: dict[str, bool]) -> None:
     layer = nn.Linear(2, 2)
