@@ -31,6 +31,9 @@ from .watch import Watch
 RECURRENT_BACKENDS: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
 """Whose recurrent layers are one operation with all GEMMs inside."""
 
+WITHOUT_GEMM = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
+"""Modules whose weights select rows or multiply element by element."""
+
 
 @contextmanager
 def emulate(
@@ -104,12 +107,22 @@ def emulate(
 
 
 def _gemm_layers(model: nn.Module) -> list[str]:
-    """The modules that own a matrix, in the model's own order; embeddings select rows and multiply nothing."""
+    """The modules that own a GEMM's matrix, in the model's own order.
+
+    A matrix is called a weight or a projection, or is a stack of matrices; tokens, position tables and scales of channels are
+    added or multiply element by element, and embeddings select rows.
+    """
     return [
         path
         for path, module in model.named_modules()
-        if not isinstance(module, nn.Embedding | nn.EmbeddingBag) and any(p.dim() > 1 for p in module.parameters(recurse=False))
+        if not isinstance(module, WITHOUT_GEMM)
+        and any(_is_matrix(f"{path.rpartition('.')[2]}.{name}", p) for name, p in module.named_parameters(recurse=False))
     ]
+
+
+def _is_matrix(name: str, p: Tensor) -> bool:
+    named = "weight" in name or "proj" in name.rpartition(".")[2]
+    return p.dim() > 1 if named else p.dim() == 3 and min(p.shape) > 1
 
 
 def _check_parameters(model: nn.Module) -> None:

@@ -76,6 +76,83 @@ def emulated(name: str) -> tuple[nn.Module, Machine]:
     return model, machine
 
 
+class Tables(nn.Module):
+    """What vision transformers own beside their layers: a token, positions, relative positions, a scale of each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_token, self.pos_embedding = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(torch.zeros(1, 5, 8))
+        self.relative_position_bias_table, self.layer_scale = nn.Parameter(torch.zeros(9, 2)), nn.Parameter(torch.zeros(8, 1, 1))
+        self.norm, self.ids = nn.LayerNorm((2, 4)), nn.Embedding(3, 8)
+        self.layer = nn.Linear(8, 8)
+
+
+class Experts(nn.Module):
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+
+
+def torchvision_vit() -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(image_size=16, patch_size=8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=4)
+
+
+def swin() -> nn.Module:
+    from torchvision.models import SwinTransformer
+
+    return SwinTransformer([4, 4], 8, [2], [2], [4, 4], num_classes=4)
+
+
+WEIGHTED: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
+    "tables beside a layer": (Tables, ["layer"]),
+    "lstm": (lambda: nn.Sequential(nn.LSTM(3, 4), nn.GRUCell(4, 4)), ["0", "1"]),
+    "attention": (lambda: nn.Sequential(nn.MultiheadAttention(4, 2)), ["0", "0.out_proj"]),
+    "attention of three widths": (lambda: nn.Sequential(nn.MultiheadAttention(4, 2, kdim=3, vdim=5)), ["0", "0.out_proj"]),
+    "a parametrized weight": (
+        lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4))),
+        ["0.parametrizations.weight"],
+    ),
+    "experts in one tensor": (lambda: nn.Sequential(Experts(up=(3, 6, 4), down=(3, 4, 6))), ["0"]),
+    "experts of transformers": (lambda: nn.Sequential(Experts(gate_up_proj=(2, 8, 4), down_proj=(1, 4, 4))), ["0"]),
+    "vision transformer": (
+        torchvision_vit,
+        [
+            "conv_proj",
+            *(f"encoder.layers.encoder_layer_0.{name}" for name in ("self_attention", "self_attention.out_proj", "mlp.0", "mlp.3")),
+            "heads.head",
+        ],
+    ),
+    "swin": (
+        swin,
+        [
+            "features.0.0",
+            *(f"features.1.{i}.{n}" for i in range(2) for n in ("attn.qkv", "attn.proj", "mlp.0", "mlp.3")),
+            "head",
+        ],
+    ),
+    "gpt2": (
+        lambda: text_network("gpt2", "sdpa"),
+        [
+            *(f"transformer.h.{i}.{n}" for i in range(2) for n in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
+            "lm_head",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_first_and_last_layers_are_counted_among_those_with_a_gemm_s_matrix(name: str) -> None:
+    make, layers = WEIGHTED[name]
+    model = make()
+    for count in range(1, len(layers) + 1):
+        with emulate(model, {"gemm": "fp16", "first": {"layers": count, "gemm": "bf16"}}) as machine:
+            placed = machine._engine.sites.datapath
+        assert [path for path, _ in model.named_modules() if str(placed.layer(path).gemm.output.weight) == "bf16"] == layers[:count]
+
+
 @pytest.mark.large
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_weight_has_its_three_gemms_and_nothing_else_is_a_weight(name: str) -> None:
