@@ -144,7 +144,7 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             0,
         )
         engine.see(phase, plan.label, f"{site.name}/grad_input", grads[0], grad, weight)
-        grads[0] = _through(site, "input", x, grads[0])
+        grads[0] = _through(site, "input", x, grads[0], geometry)
     if mask[1]:
         _count(engine, plan, place, "grad_weight", "grad_output", "input", flops)
         grads[1] = engine.handed_on(to_weight.result, grads[1], plan, place.call)
@@ -161,7 +161,7 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             1,
         )
         engine.see(phase, plan.label, f"{site.name}/grad_weight", grads[1], grad, x)
-        grads[1] = _through(site, "weight", weight, grads[1])
+        grads[1] = _through(site, "weight", weight, grads[1], geometry)
     if mask[2]:
         if site.layer.steps is not None:
             grads[2] = total(site.layer.steps, grad, [0, *range(2, grad.dim())])
@@ -200,9 +200,14 @@ def _is_lowered(ports: GemmPorts) -> bool:
     return ports.signs is not None or (blocked and not ports.native)
 
 
-def _through(site: Site, role: Operand, x: Tensor, grad: Tensor) -> Tensor:
+def _through(site: Site, role: Operand, x: Tensor, grad: Tensor, geometry: lowering.Geometry) -> Tensor:
     port = site.port("output", role)
-    return port.through(x, grad) if port.estimates else grad
+    if not port.estimates:
+        return grad
+    if not spatial.by_feature(port, role):
+        return port.through(x, grad)
+    through = port.through(spatial.features_first(x, geometry), spatial.features_first(grad, geometry))
+    return spatial.features_first(through, geometry)
 
 
 def _cast(ports: GemmPorts, side: int, given: Given, geometry: lowering.Geometry, call: int, port: Port | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hwsim.casts import Group
+from hwsim.casts import Channel, Group
 from hwsim.formats import Block
 from hwsim.hadamard import rotate
 from hwsim.layering import Gemm, Operand
@@ -51,10 +51,26 @@ def unmatrix(y: Tensor, like: Tensor, role: Operand, geometry: lowering.Geometry
     return split.reshape(-1, *split.shape[2:])
 
 
+def features_first(weight: Tensor, geometry: lowering.Geometry) -> Tensor:
+    """A weight's canonical layout, (output features, inputs of a group, kernel...), and the way back from it."""
+    if not geometry.transposed:
+        return weight
+    groups = geometry.groups
+    return weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:]).transpose(1, 2).flatten(0, 1).contiguous()
+
+
+def by_feature(port: Port, role: Operand) -> bool:
+    """Whether a weight's scales are those of the indices of one axis of its canonical layout."""
+    scaling = port.cast.scaling if port.cast is not None and role == "weight" else None
+    return scaling is not None and isinstance(scaling.granularity, Channel)
+
+
 def cast(port: Port, x: Tensor, role: Operand, geometry: lowering.Geometry, call: int, axis: int) -> Tensor:
     """An operand after its cast, in its own layout; groups and blocks run along an axis of its matrix."""
     if port.passes(x.dtype):
         return x
+    if by_feature(port, role):
+        return features_first(port(features_first(x, geometry), call), geometry)
     if not port.grouped:
         return port(x, call)
     run = _run(port)
@@ -114,14 +130,24 @@ def elements(
     """The elements in x's layout, and the scale of the whole tensor or, of a forward weight, of its output channels."""
     if port.passes(x.dtype):
         return carried(x), ()
+    if by_feature(port, role):
+        return _features(port, x, gemm, geometry, call)
     values, scale = port.elements(x, call, 0)
     if scale is None:
         return carried(values), ()
     if scale.numel() == 1:
         return carried(values), (scale.reshape(()),)
-    if (gemm, role) == ("output", "weight") and not geometry.transposed and scale.numel() == scale.shape[0]:
-        return carried(values), (scale.reshape(1, -1, *[1] * (x.dim() - 2)),)
     raise varying_scale(port)
+
+
+def _features(
+    port: Port, x: Tensor, gemm: Gemm, geometry: lowering.Geometry, call: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A forward weight's elements, and a scale for each of its output features."""
+    values, scale = port.elements(features_first(x, geometry), call, 1 if gemm == "output" else 0)
+    if gemm != "output" or scale is None or scale.numel() != scale.shape[0]:
+        raise varying_scale(port)
+    return carried(features_first(values, geometry)), (scale.reshape(1, -1, *[1] * (x.dim() - 2)),)
 
 
 def _block(ports: GemmPorts) -> int:

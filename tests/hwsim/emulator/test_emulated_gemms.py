@@ -194,6 +194,62 @@ def by_loops(x: Tensor, w: Tensor, g: Tensor, layer: nn.Conv2d) -> tuple[Tensor,
     return y, grad_x, grad_w
 
 
+CHANNELS = {"format": "int8", "scaling": {"rule": "absmax", "granularity": {"channel": 0}}}
+CONVOLUTIONS = {
+    "plain": lambda: (nn.Conv2d(4, 6, 3, stride=2, groups=2, bias=False), numbers(2, 4, 7, 6)),
+    "transposed 1d": lambda: (nn.ConvTranspose1d(3, 5, 3, stride=2, padding=1, bias=False), numbers(2, 3, 6)),
+    "transposed 1d, grouped": lambda: (nn.ConvTranspose1d(6, 4, 2, groups=2, bias=False), numbers(2, 6, 5)),
+    "transposed 2d": lambda: (nn.ConvTranspose2d(3, 5, 2, stride=2, bias=False), numbers(2, 3, 4, 4)),
+    "transposed 2d, grouped": lambda: (nn.ConvTranspose2d(4, 6, 2, groups=2, bias=False), numbers(2, 4, 4, 3)),
+}
+
+
+def by_feature(layer: Any, act: Any) -> Tensor:
+    """What acts on the weight of each output feature alone, in the layer's own layout."""
+    w, result = layer.weight.detach(), torch.empty_like(layer.weight)
+    for group in range(layer.groups):
+        if layer.transposed:
+            rows = slice(group * w.shape[0] // layer.groups, (group + 1) * w.shape[0] // layer.groups)
+            for feature in range(w.shape[1]):
+                result[rows, feature] = act(w[rows, feature])
+        else:
+            for feature in range(group * w.shape[0] // layer.groups, (group + 1) * w.shape[0] // layer.groups):
+                result[feature] = act(w[feature])
+    return result
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_channel_scales_of_a_convolution_s_weight_are_its_output_features(kind: str) -> None:
+    layer, x = CONVOLUTIONS[kind]()
+    expected = type(layer)(
+        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, groups=layer.groups, bias=False
+    )
+    with torch.no_grad():
+        expected.weight.copy_(by_feature(layer, lambda w: cast({"format": "int8", "scaling": "absmax"}, w)))
+    grad = numbers(*expected(x).shape, seed=2)
+    y, grad_x, _ = gradients(layer, x, grad, {"gemm": {"all": {"weight": CHANNELS}}})
+    leaf = x.clone().requires_grad_()
+    plain = expected(leaf)
+    plain.backward(grad)
+    assert torch.equal(y, plain)
+    assert torch.equal(grad_x, leaf.grad)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_channel_scales_of_a_convolution_s_weight_multiply_the_unit_s_sum(kind: str) -> None:
+    layer, x = CONVOLUTIONS[kind]()
+    with torch.no_grad(), emulate(layer, {"gemm": {"output": {"weight": CHANNELS, "mac": UNIT}}}):
+        y = layer(x)
+    scales = by_feature(layer, lambda w: (w.abs().max() / 127).expand(w.shape))
+    first = range(0, len(scales), len(scales) // layer.groups)
+    per_feature = [scales[i].flatten(1)[:, 0] for i in first] if layer.transposed else [scales.flatten(1)[:, 0]]
+    with torch.no_grad():
+        layer.weight.copy_((layer.weight / scales).round())
+        with emulate(layer, {"gemm": {"output": {"mac": UNIT}}}):
+            elements_only = layer(x)
+    assert torch.equal(y, elements_only * torch.cat(per_feature).reshape(1, -1, *[1] * (x.dim() - 2)))
+
+
 WIDE = {"product": "exact", "accumulator": {"format": "fp32"}, "order": "sequential"}
 
 
