@@ -18,7 +18,7 @@ from .opened import total
 from .origins import PLAIN, Role, note, origin_of
 from .phases import Phase
 from .ports import Port
-from .products import multiply, rotated
+from .products import carried, multiply, rotated, widens
 from .records import GemmNote
 from .sites import GemmPorts, Site, storage_id
 
@@ -58,7 +58,7 @@ def run_convolution(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: d
         region = engine.clock.region(phase)
         engine.records.put(GemmNote(site, place.call, region, storage_id(x), storage_id(weight), "input", "weight"))
     ports = site.ports("output", "input", "weight")
-    operands = Given("input", x), Given("weight", weight)
+    operands = _given(ports, ("input", x), ("weight", weight))
     seen = _watched(engine, phase)
     if ports.native:
         again = torch.is_grad_enabled() and x.requires_grad
@@ -94,8 +94,8 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
     site = place.site
     to_input = site.ports("grad_input", "grad_output", "weight")
     to_weight = site.ports("grad_weight", "grad_output", "input")
-    for_input = Given("grad_output", grad), Given("weight", weight)
-    for_weight = Given("grad_output", grad), Given("input", x)
+    for_input = _given(to_input, ("grad_output", grad), ("weight", weight))
+    for_weight = _given(to_weight, ("grad_output", grad), ("input", x))
     flops = lowering.flops(x, weight, grad, geometry)
     seen_input, seen_weight = _watched(engine, phase), _watched(engine, phase)
 
@@ -122,7 +122,7 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
             else:
                 cast_grad = _cast(to_weight, 0, for_weight[0], geometry, place.call)
             a = _cast(to_weight, 1, for_weight[1], geometry, place.call)
-            grads[1] = native(list(WEIGHT_ONLY), cast_grad, a, weight)[1]
+            grads[1] = native(list(WEIGHT_ONLY), cast_grad.to(a.dtype), a, weight.to(a.dtype))[1].to(weight.dtype)
         elif mask[1]:
             shape = tuple(weight.shape)
             grads[1] = _emulated(to_weight, place, "grad_weight", for_weight, geometry, shape, seen_weight).to(weight.dtype)
@@ -170,6 +170,12 @@ def run_convolution_backward(engine: Engine, plan: Plan, args: tuple[Any, ...], 
         if g is not None:
             note(g, PLAIN[Role.GRAD])
     return tuple(grads)
+
+
+def _given(ports: GemmPorts, *operands: tuple[Operand, Tensor]) -> tuple[Given, Given]:
+    wide = widens(ports, operands[0][1].dtype)
+    left, right = (Given(role, carried(x) if wide else x) for role, x in operands)
+    return left, right
 
 
 def _backward_place(engine: Engine, plan: Plan, weight: Tensor, phase: Phase) -> Place:

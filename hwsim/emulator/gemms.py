@@ -14,7 +14,7 @@ from .observing import Dots, Factor, Product
 from .operations import GEMM_OPERANDS
 from .origins import PLAIN, Origin, Role, note, origin_of
 from .phases import Phase
-from .products import cast_operand, emulated, rotated
+from .products import carried, cast_operand, emulated, rotated, widens
 from .records import GemmNote
 from .sites import RIGHT, GemmPorts, Site, storage_id
 
@@ -52,10 +52,13 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     """Run one matrix product on the site's engine.
 
     The addend of addmm, baddbmm and addmv (a bias) joins after the unit's sum, before the result's cast, in the carrier: that of
-    the operands, or float32 where a rotation has made float32 of half precision.
+    the operands, or float32 where a rotation or a scale has made float32 of half precision. Products of whole numbers are the
+    program's own arithmetic, which no cast is for.
     """
     i, j = GEMM_OPERANDS[plan.name]
     left, right = args[i], args[j]
+    if not (left.is_floating_point() or left.is_complex()):
+        return engine.run_move(plan, args, kwargs)
     phase = engine.clock.phase()
     flops = 2 * left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
     if phase is Phase.OPTIMIZER:
@@ -63,16 +66,22 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     place = placed_backward(engine, plan.name, left, right) if phase is Phase.BACKWARD else None
     place = place or placed_forward(engine, plan.name, left, right, phase)
     ports = place.site.ports(place.gemm, place.left, place.right, place.names)
-    a, b = rotated(ports, *_matrix(left, right))
+    wide = widens(ports, left.dtype)
+    given = (carried(left), carried(right)) if wide else (left, right)
+    a, b = rotated(ports, *_matrix(*given))
     seen: list[Dots] | None = None if engine.observer is None or phase is Phase.RECOMPUTE else []
-    if ports.native and a.dtype is left.dtype:
+    if ports.native and a.dtype is given[0].dtype:
         operands = list(args)
         again = torch.is_grad_enabled() and left.requires_grad and right.requires_grad
         side = ports.left, a, True, ports.left_outer_first, place.call, ports.left_axis, engine.copies, place.left, again
         operands[i] = _as(left, cast_operand(*side))
         side = ports.right, b, False, ports.right_outer_first, place.call, ports.right_axis, engine.copies, place.right, again
         operands[j] = _as(right, cast_operand(*side))
-        out = plan.func(*operands, **kwargs)
+        if wide:
+            product = torch.matmul(*_matrix(operands[i], operands[j]))
+            out = _finished(plan, product, _addend(plan, args, kwargs), args, kwargs)
+        else:
+            out = plan.func(*operands, **kwargs)
     else:
         product = emulated(place.site, ports, a, b, place.gemm, place.call, seen)
         addend = _addend(plan, args, kwargs)
@@ -82,7 +91,7 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     engine.audit.gemm((phase, plan.name, place.site, place.gemm, place.left, place.right), flops)
     out = engine.handed_on(ports.result, out, plan, place.call)
     if engine.observer is not None and seen is not None:
-        shown = _shown(place, ports, left, right, out, kwargs.get("alpha", 1))
+        shown = _shown(place, ports, *given, out, kwargs.get("alpha", 1))
         engine.observer.product(replace(shown, dots=seen[0]) if seen else shown)
     engine.see(phase, plan.label, f"{place.site.name}/{place.gemm}", out, left, right)
     if place.forward is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hwsim.casting import Quantized, apply, apply_in_units, direct, elements, parts
 from hwsim.casts import Cast
 from hwsim.errors import ConfigError, FormatError
+from hwsim.formats import Block
 from hwsim.formats.block import element_format
 from hwsim.formats.operators import unwatched
 from hwsim.formats.philox import Draw
@@ -159,6 +160,11 @@ class Port:
         if self.meter is not None:
             self._count(x, q.values, q.unit)
         return q
+
+    @property
+    def rescales(self) -> bool:
+        """Whether the cast's values are those of its format times a scale."""
+        return self.cast is not None and (self.cast.scaled or isinstance(self.cast.format, Block))
 
     @property
     def estimates(self) -> bool:

@@ -17,12 +17,19 @@ from .observing import Dots
 from .ports import Port
 from .sites import GemmPorts, Site
 
+HALVES = (torch.bfloat16, torch.float16)
+
 
 def rotated(ports: GemmPorts, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """The operands (.., M, K) and (.., K, N) after the GEMM's transform along K, which may grow."""
     if ports.signs is None:
         return left, right
     return rotate(left, ports.signs, -1), rotate(right, ports.signs, -2)
+
+
+def widens(ports: GemmPorts, dtype: torch.dtype) -> bool:
+    """Whether operands of half precision are cast and multiplied in float32: what a scale multiplies is wider than they are."""
+    return dtype in HALVES and any(port.rescales and not port.passes(dtype) for port in (ports.left, ports.right))
 
 
 def cast_operand(
@@ -82,7 +89,7 @@ def multiply(
 
 def carried(x: Tensor) -> Tensor:
     """The tensor in a dtype that units compute on."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return x.float() if x.dtype in HALVES else x
 
 
 def _operand(port: Port, x: Tensor, left: bool, outer_first: bool, call: int, axis: int) -> Tensor | Quantized:

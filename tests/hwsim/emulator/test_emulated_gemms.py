@@ -305,6 +305,60 @@ def test_every_form_of_a_product_runs_on_the_unit(expression) -> None:
     assert [row.mac for row in machine.audit() if row.gemm == "output"] == ["sequential"] * 3
 
 
+@pytest.mark.parametrize("machine", ["bf16", "fp8_current", {"gemm": {"all": {"mac": WIDE}}}], ids=str)
+def test_a_product_of_whole_numbers_is_the_program_s_own(machine: Any) -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            ids = torch.arange(6).reshape(2, 3)
+            return x + (ids @ ids.T).sum() + torch.bmm(ids[None], ids.T[None]).sum()
+
+    model, ids = Model(), torch.arange(6).reshape(2, 3)
+    with emulate(model, machine) as running:
+        assert torch.equal(model(torch.zeros(2)), torch.full((2,), 2.0 * (ids @ ids.T).sum()))
+    assert {(row.op, row.role) for row in running.audit() if row.op in ("mm", "bmm")} == {("mm", "move"), ("bmm", "move")}
+    assert running.coverage() == {"operations": 1.0, "flops": 1.0}
+
+
+def halved(x: Tensor) -> Tensor:
+    return x.bfloat16().float()
+
+
+FP8 = {role: {"format": fmt, "scaling": "absmax"} for role, fmt in OPERANDS.items()}
+NVFP4 = dict.fromkeys(OPERANDS, {"format": "nvfp4"})
+
+
+@pytest.mark.parametrize("casts", [FP8, NVFP4], ids=["a scale a tensor", "blocks"])
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_scaled_operands_of_half_precision_are_multiplied_in_float32(kind: str, casts: dict[str, Any]) -> None:
+    layer: nn.Module = nn.Linear(64, 32) if kind == "linear" else nn.Conv2d(4, 6, 3, stride=2, padding=1)
+    x = numbers(16, 64) if kind == "linear" else numbers(2, 4, 7, 7)
+    leaf = x.clone().requires_grad_()
+    with emulate(layer, {"gemm": {"all": casts}}), torch.autocast("cpu", torch.bfloat16):
+        y = layer(leaf)
+        grad = halved(numbers(*y.shape, seed=2))
+        y.backward(grad.bfloat16())
+    wide, own = x.clone(), nn.Linear(64, 32) if kind == "linear" else nn.Conv2d(4, 6, 3, stride=2, padding=1)
+    with torch.no_grad():
+        for p, q in zip(own.parameters(), layer.parameters(), strict=True):
+            p.copy_(halved(q))
+    other = halved(wide).requires_grad_()
+    with emulate(own, {"gemm": {"all": casts}}):
+        z = own(other)
+        z.backward(grad)
+    assert y.dtype is torch.bfloat16
+    assert torch.equal(y.float(), halved(z))
+    assert torch.equal(leaf.grad, halved(other.grad))
+    assert torch.equal(layer.weight.grad, halved(own.weight.grad))
+
+
+def test_a_linear_layer_under_autocast_is_the_product_of_its_quantized_operands() -> None:
+    layer, x = nn.Linear(64, 32, bias=False), numbers(16, 64)
+    with torch.no_grad(), emulate(layer, "fp8_current"), torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    a, w = (quantize(halved(t), "fp8_e4m3fn", scaling="absmax") for t in (x, layer.weight.detach()))
+    assert torch.equal(y.float(), halved(matmul(a, w.T, "native")))
+
+
 def test_groups_run_along_the_summed_axis() -> None:
     grouped = {"format": "int4", "scaling": {"rule": "absmax", "granularity": {"group": 4}}}
     layer, x, grad = nn.Linear(8, 4, bias=False), numbers(8, 8), numbers(8, 4, seed=2)
