@@ -231,6 +231,7 @@ def _enable(*enabled: bool) -> None:
 def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimizer: Optimizer | None) -> None:
     def read(stepping: Optimizer) -> None:
         with mode.rest():
+            engine.scales.share(stepping)
             engine.loss.divide(stepping)
             engine.optimizer.read(stepping)
 

@@ -62,6 +62,7 @@ class Machine:
             ConfigError: the loss was not scaled.
         """
         with self._rest():
+            self._engine.scales.share(optimizer)
             self._engine.loss.unscale(optimizer)
 
     def learned_scales(self) -> dict[str, nn.Parameter]:

@@ -13,6 +13,7 @@ from hwsim.casts import Cast, Scaling
 from hwsim.errors import ConfigError
 from hwsim.scales import Delayed, delayed_next, delayed_seen, delayed_start, gradients, trained_scale, trained_start
 
+from . import common
 from .calls import FIRST_EVALUATION
 
 State = dict[str, Tensor]
@@ -33,10 +34,17 @@ class DelayedScale:
             self._state = delayed_seen(self._state, x)
         return self._state.scale
 
-    def advance(self) -> None:
-        """A step ends."""
+    @property
+    def amax(self) -> Tensor | None:
+        """The largest magnitude of the step so far."""
+        return None if self._state is None else self._state.history[0]
+
+    def advance(self, amax: Tensor) -> None:
+        """A step ends, whose largest magnitude was `amax` on all ranks."""
         if self._state is not None:
-            self._state = delayed_next(self._state, _scaling(self.cast), self.cast.format)
+            history = self._state.history.clone()
+            history[0] = amax
+            self._state = delayed_next(self._state._replace(history=history), _scaling(self.cast), self.cast.format)
 
     def state(self) -> State:
         """The history and the scale."""
@@ -54,7 +62,8 @@ class TrainedScale:
     def of(self, x: Tensor, call: int) -> Tensor:
         """The scale; the first tensor sets where it starts."""
         if self.parameter is None:
-            self.parameter = nn.Parameter(trained_start(self.cast, x))
+            start = trained_start(self.cast, x)
+            self.parameter = nn.Parameter(common.first(start) if call < FIRST_EVALUATION else start)
             self._join(self.parameter)
         return trained_scale(self.cast, self.parameter)
 
@@ -66,7 +75,7 @@ class TrainedScale:
 
 
 class Scales:
-    """Every kept scale of a run.
+    """Every kept scale of a run, the same on all ranks of a data-parallel one.
 
     A new parameter joins the optimizer as a group of its own, with the optimizer's defaults but without weight decay where the
     rule is `learned`; when the run's block ends the groups are taken out again.
@@ -80,6 +89,7 @@ class Scales:
         self._parameters: dict[str, nn.Parameter] = {}
         self._saved: dict[str, State] = {}
         self._groups: list[dict[str, Any]] = []
+        self._shared: set[str] = set()
 
     def of(self, site: str, cast: Cast) -> DelayedScale | TrainedScale:
         """The kept scale of a port; a loaded state is taken up."""
@@ -92,10 +102,27 @@ class Scales:
             self._delayed[site] = DelayedScale(cast, self._saved.pop(site, None))
         return self._delayed[site]
 
+    def share(self, optimizer: Optimizer) -> None:
+        """Average the gradients of the scales that the optimizer is about to read over all ranks; those that are new are rank 0's.
+
+        DistributedDataParallel averages those of the model's own parameters only.
+        """
+        if self.optimizer is None or optimizer not in (self.optimizer, getattr(self.optimizer, "base", None)):
+            return
+        sites = sorted(self._parameters)
+        parameters = [self._parameters[site] for site in sites]
+        for site in sites:
+            if site not in self._shared:
+                self._shared.add(site)
+                self._parameters[site].data.copy_(common.first(self._parameters[site].detach().clone()))
+        for parameter, mean in zip(parameters, common.means([p.grad for p in parameters], parameters), strict=True):
+            parameter.grad = mean
+
     def advance(self) -> None:
         """A training step ends."""
-        for scale in self._delayed.values():
-            scale.advance()
+        used = {site: amax for site, scale in sorted(self._delayed.items()) if (amax := scale.amax) is not None}
+        for site, amax in zip(used, common.largest(list(used.values())), strict=True):
+            self._delayed[site].advance(amax)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The scales that train, by port, in the order in which they joined."""

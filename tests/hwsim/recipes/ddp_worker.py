@@ -1,4 +1,4 @@
-"""One of two processes that train a network in data parallel on FP8-LM's wire: `ddp_worker.py RANK FOLDER`."""
+"""One of two processes that train a network in data parallel, on FP8-LM's wire and on kept scales: `ddp_worker.py RANK FOLDER`."""
 
 import json
 import sys
@@ -11,6 +11,29 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from hwsim.emulator import emulate
+
+
+def batch(step: int, rank: int) -> Tensor:
+    return torch.randn(4, 6, generator=torch.Generator().manual_seed(10 * step + rank)) * (1 + rank)
+
+
+def kept_scales(recipe: str, rank: int) -> dict[str, Any]:
+    """The scales and parameters after every one of three steps."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    parallel = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    report: dict[str, Any] = {"steps": [], "parameters": [], "local": []}
+    with emulate(model, recipe, optimizer=optimizer, rank=rank) as machine:
+        for step in range(3):
+            optimizer.zero_grad()
+            parallel(batch(step, rank)).square().mean().backward()
+            report["local"].append({site: p.grad.tolist() for site, p in machine.learned_scales().items() if p.grad is not None})
+            optimizer.step()
+            scales = machine.state_dict()["scales"]
+            report["steps"].append({site: {key: x.tolist() for key, x in state.items()} for site, state in scales.items()})
+            report["parameters"].append([p.tolist() for p in model.parameters()])
+    return report
 
 
 def main(rank: int, folder: Path) -> None:
@@ -43,6 +66,7 @@ def main(rank: int, folder: Path) -> None:
             "coverage": machine.coverage(),
             "wire": sorted({row.cast for row in machine.audit() if row.role == "wire"}),
         }
+    report |= {recipe: kept_scales(recipe, rank) for recipe in ("w8a8_lsq", "w4a4_pact", "fp8_delayed")}
     (folder / f"{rank}.json").write_text(json.dumps(report))
     dist.destroy_process_group()
 
