@@ -19,6 +19,18 @@ MX_ELEMENTS = {
     "fp6_e2m3": "fp6_e2m3fn",
     "float4_e2m1fn_x2": "fp4_e2m1fn",
 }
+TE_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "DelayedScaling": ("fp8_format", "margin", "amax_history_len", "amax_compute_algo", "reduce_amax"),
+    "Float8CurrentScaling": ("fp8_format",),
+    "Float8BlockScaling": ("fp8_format",),
+    "MXFP8BlockScaling": ("fp8_format", "margin"),
+    "NVFP4BlockScaling": ("disable_rht", "disable_stochastic_rounding", "disable_2d_quantization"),
+}
+"""The recipes of TransformerEngine, and the fields of each that are read."""
+MODELOPT_ROLES = {"weight_quantizer": "weight", "input_quantizer": "input"}
+MODELOPT_UNCAST = ("output_quantizer", "bmm_quantizer")
+"""Quantizers of what no datapath that is imported casts; they may be switched off."""
+WITHOUT_GEMM = ("nn.BatchNorm1d", "nn.BatchNorm2d", "nn.BatchNorm3d", "nn.LeakyReLU", "nn.Embedding", "nn.LayerNorm")
 
 
 def import_recipe(given: Mapping[str, Any]) -> Declaration:
@@ -50,12 +62,16 @@ class _Plain(yaml.SafeDumper):
 def transformer_engine(settings: Mapping[str, Any]) -> Declaration:
     """A recipe of TransformerEngine (common/recipe): DelayedScaling, Float8CurrentScaling, the block scalings."""
     name = settings.get("recipe")
-    known = {"recipe", "fp8_format", "margin", "amax_history_len", "amax_compute_algo"}
-    _only("transformer_engine", settings, known)
-    if settings.get("amax_compute_algo", "max") != "max":
-        raise ConfigError(not_allowed("amax_compute_algo", settings["amax_compute_algo"], ["max"]))
+    if name not in TE_FIELDS:
+        raise ConfigError(not_allowed("recipe", name, TE_FIELDS))
+    _only("transformer_engine", settings, {"recipe", *TE_FIELDS[name]})
+    for field, value in {"amax_compute_algo": "max", "reduce_amax": True}.items():
+        if settings.get(field, value) != value:
+            raise ConfigError(not_allowed(field, settings[field], [str(value)]))
+    if name == "MXFP8BlockScaling" and settings.get("margin", 0) != 0:
+        raise ConfigError(not_allowed("margin", settings["margin"], ["0"]))
     backward = {"HYBRID": "fp8_e5m2", "E4M3": "fp8_e4m3fn"}
-    chosen = settings.get("fp8_format", "HYBRID")
+    chosen = settings.get("fp8_format", "E4M3" if name in ("Float8BlockScaling", "MXFP8BlockScaling") else "HYBRID")
     if chosen not in backward:
         raise ConfigError(not_allowed("fp8_format", chosen, backward))
     if name == "DelayedScaling":
@@ -66,18 +82,23 @@ def transformer_engine(settings: Mapping[str, Any]) -> Declaration:
         cast = {"format": "fp8_e4m3fn", "scaling": "absmax"}
         return _all(cast, cast, {**cast, "format": backward[chosen]})
     if name == "Float8BlockScaling":
-        return _all(_tiles(1, 128), _tiles(128, 128), _tiles(1, 128))
+        return _all(_tiles(1, 128), _tiles(128, 128), {**_tiles(1, 128), "format": backward[chosen]})
     if name == "MXFP8BlockScaling":
         block = _block("fp8_e4m3fn", 32, "rceil")
-        return _all(block, block, block)
-    if name == "NVFP4BlockScaling":
-        gradient = {"format": "nvfp4", "rounding": "stochastic(8)"}
-        declared = _all({"format": "nvfp4"}, {"format": "nvfp4_16x16"}, gradient)
+        return _all(block, block, _block(backward[chosen], 32, "rceil"))
+    return _nvfp4(settings)
+
+
+def _nvfp4(settings: Mapping[str, Any]) -> Declaration:
+    gradient = {"format": "nvfp4", "rounding": "stochastic(8)"}
+    if settings.get("disable_stochastic_rounding"):
+        del gradient["rounding"]
+    weight = "nvfp4" if settings.get("disable_2d_quantization") else "nvfp4_16x16"
+    declared = _all({"format": "nvfp4"}, {"format": weight}, gradient)
+    if not settings.get("disable_rht"):
         rotation = {"transform": "hadamard_16"}
         declared["gemm"]["grad_weight"] = {"input": rotation, "grad_output": rotation}
-        return declared
-    allowed = ("DelayedScaling", "Float8CurrentScaling", "Float8BlockScaling", "MXFP8BlockScaling", "NVFP4BlockScaling")
-    raise ConfigError(not_allowed("recipe", name, allowed))
+    return declared
 
 
 def torchao(settings: Mapping[str, Any]) -> Declaration:
@@ -101,15 +122,61 @@ def torchao(settings: Mapping[str, Any]) -> Declaration:
     return declared
 
 
-def modelopt(settings: Mapping[str, Any]) -> Declaration:
-    """A `quant_cfg` of nvidia-modelopt: `*weight_quantizer` and `*input_quantizer`, forward casts; gradients are not cast."""
-    roles = {"*weight_quantizer": "weight", "*input_quantizer": "input"}
-    entries = {key: entry for key, entry in settings.items() if key in roles and entry.get("enable", True)}
-    others = [key for key, entry in settings.items() if key not in roles and entry.get("enable", True)]
-    if others:
-        raise ConfigError(not_allowed("quant_cfg", others[0], (*roles, "any other with enable: false")))
-    casts = {roles[key]: {**_modelopt_cast(roles[key], entry), "requantize": False} for key, entry in entries.items()}
-    return {"gemm": {"all": casts}}
+def modelopt(settings: Any) -> Declaration:
+    """A configuration of nvidia-modelopt or its `quant_cfg`: forward casts of weights and inputs; gradients are not cast.
+
+    A pattern of layers that is switched off becomes an override without casts; where it matches no layer of a model, running
+    that model says so.
+    """
+    casts: Declaration = {}
+    overrides: Declaration = {}
+    for pattern, entry in _quant_cfg(settings).items():
+        role = MODELOPT_ROLES.get(pattern.removeprefix("*"))
+        enabled = entry.get("enable", True)
+        if role is not None and enabled:
+            casts[role] = {**_modelopt_cast(role, entry), "requantize": False}
+        elif role is not None:
+            casts.pop(role, None)
+        elif enabled and not all(isinstance(x, Mapping) and not x.get("enable", True) for x in entry.values() or [None]):
+            others = (*(f"*{name}" for name in MODELOPT_ROLES), "any other with enable: false")
+            raise ConfigError(not_allowed("quant_cfg", pattern, others))
+        elif pattern.startswith("nn."):
+            if pattern not in WITHOUT_GEMM:
+                raise ConfigError(not_allowed("quant_cfg", pattern, (*WITHOUT_GEMM, "patterns of layers' names")))
+        elif pattern != "default" and not pattern.endswith(MODELOPT_UNCAST):
+            layers, roles = _switched_off(pattern)
+            overrides.setdefault(layers, {"gemm": {"all": {}}})["gemm"]["all"] |= dict.fromkeys(roles)
+    declared: Declaration = {"gemm": {"all": casts}}
+    return {**declared, "overrides": overrides} if overrides else declared
+
+
+def _switched_off(pattern: str) -> tuple[str, tuple[str, ...]]:
+    """The layers, and of these the roles, whose quantizers a pattern names: `LAYER.weight_quantizer`, `LAYER.input_quantizer`."""
+    for name, role in MODELOPT_ROLES.items():
+        if pattern.endswith(name):
+            return pattern.removesuffix(name).removesuffix("."), (role,)
+    return pattern.removesuffix(".*"), tuple(MODELOPT_ROLES.values())
+
+
+def _quant_cfg(settings: Any) -> dict[str, Mapping[str, Any]]:
+    """The quantizers' settings by pattern, of a whole configuration, of its `quant_cfg`, or of one written as a list."""
+    if isinstance(settings, Mapping) and "quant_cfg" in settings:
+        _only("modelopt", settings, {"quant_cfg", "algorithm"})
+        algorithm = settings.get("algorithm") or "max"
+        method = algorithm.get("method") if isinstance(algorithm, Mapping) else algorithm
+        if method != "max":
+            raise ConfigError(not_allowed("algorithm", method, ["max"]))
+        settings = settings["quant_cfg"]
+    if isinstance(settings, list):
+        for entry in settings:
+            _only("quant_cfg", entry, {"quantizer_name", "cfg", "enable"})
+        settings = {
+            entry["quantizer_name"]: {**(entry.get("cfg") or {}), "enable": entry.get("enable", True)} for entry in settings
+        }
+    wrong = next((key for key, entry in settings.items() if not isinstance(entry, Mapping)), None)
+    if wrong is not None:
+        raise ConfigError(f"quant_cfg: {wrong}: got {settings[wrong]!r}; allowed: the settings of one quantizer")
+    return dict(settings)
 
 
 def _torchao_mx(mx: Mapping[str, Any]) -> Declaration:

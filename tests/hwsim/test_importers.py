@@ -65,6 +65,65 @@ OTHERS = {
 }
 
 
+FLAGS = {
+    "none": ({}, "nvfp4_16x16", "stochastic(8)", "hadamard_16"),
+    "no rotation": ({"disable_rht": True}, "nvfp4_16x16", "stochastic(8)", None),
+    "nearest gradients": ({"disable_stochastic_rounding": True}, "nvfp4_16x16", "nearest_even", "hadamard_16"),
+    "weights in rows": ({"disable_2d_quantization": True}, "nvfp4", "stochastic(8)", "hadamard_16"),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+def test_the_flags_of_nvfp4_switch_off_what_they_name(case: str) -> None:
+    fields, weight, rounding, transform = FLAGS[case]
+    machine = datapath(import_recipe(te("NVFP4BlockScaling", **fields)))
+    assert str(machine.gemm.output.weight) == weight
+    assert str(machine.gemm.grad_input.grad_output.rounding) == rounding
+    assert machine.gemm.grad_weight.grad_output.transform == transform
+
+
+FP8 = {"*weight_quantizer": {"num_bits": (4, 3), "axis": None}, "*input_quantizer": {"num_bits": (4, 3), "axis": None}}
+OFF = {"enable": False}
+UNUSED = {"nn.BatchNorm1d": {"*": OFF}, "nn.LeakyReLU": {"*": OFF}, "*[kv]_bmm_quantizer": OFF, "*output_quantizer": OFF, "default": OFF}
+CONFIGURATIONS = {
+    "a quant_cfg": {**FP8, **UNUSED},
+    "the whole": {"quant_cfg": {**FP8, **UNUSED}, "algorithm": "max"},
+    "a method": {"quant_cfg": FP8, "algorithm": {"method": "max"}},
+    "a list": [{"quantizer_name": name, "cfg": cfg} for name, cfg in FP8.items()] + [{"quantizer_name": "default", "enable": False}],
+}
+
+
+@pytest.mark.parametrize("case", CONFIGURATIONS)
+def test_a_modelopt_configuration_is_read_whole_or_in_part(case: str) -> None:
+    assert import_recipe({"modelopt": CONFIGURATIONS[case]}) == import_recipe({"modelopt": FP8})
+
+
+SWITCHED_OFF = {
+    "*lm_head*": ("lm_head", [None, None]),
+    "output.*": ("output", [None, None]),
+    "*lm_head.weight_quantizer": ("lm_head", ["fp8_e4m3fn absmax per tensor", None]),
+    "*lm_head*input_quantizer": ("lm_head", [None, "fp8_e4m3fn absmax per tensor"]),
+}
+
+
+@pytest.mark.parametrize("pattern", SWITCHED_OFF)
+def test_a_layer_whose_quantizers_are_off_is_not_cast(pattern: str, tmp_path: Path) -> None:
+    layer, expected = SWITCHED_OFF[pattern]
+    file = tmp_path / "imported.yaml"
+    file.write_text(datapath_file({"modelopt": {**FP8, pattern: OFF, "default": OFF}}))
+    for path, casts in ((layer, expected), ("body", ["fp8_e4m3fn absmax per tensor"] * 2)):
+        gemm = datapath(file).layer(path).gemm
+        assert [None if c is None else str(c) for c in (gemm.output.input, gemm.output.weight)] == casts
+
+
+@pytest.mark.parametrize("recipe", ["MXFP8BlockScaling", "Float8BlockScaling"])
+@pytest.mark.parametrize(("chosen", "expected"), [({}, "fp8_e4m3fn"), ({"fp8_format": "HYBRID"}, "fp8_e5m2")])
+def test_the_gradients_of_block_scalings_are_e4m3_unless_hybrid_is_said(recipe: str, chosen: dict[str, str], expected: str) -> None:
+    gemm = datapath(import_recipe(te(recipe, **chosen))).gemm
+    assert expected in str(gemm.grad_input.grad_output)
+    assert "fp8_e4m3fn" in str(gemm.output.input)
+
+
 @pytest.mark.parametrize("case", OTHERS)
 def test_a_setting_becomes_a_cast(case: str) -> None:
     given, where, expected = OTHERS[case]
@@ -83,6 +142,12 @@ WRONG = {
     "recipe": (te("DelayedScalling"), "recipe: got 'DelayedScalling'.*did you mean 'DelayedScaling'"),
     "field": (te("DelayedScaling", amax_len=3), "transformer_engine: key: got 'amax_len'"),
     "algorithm": (te("DelayedScaling", amax_compute_algo="most_recent"), "amax_compute_algo: got 'most_recent'; allowed: max"),
+    "margin of blocks": (te("MXFP8BlockScaling", margin=3), "margin: got 3; allowed: 0"),
+    "history of blocks": (te("MXFP8BlockScaling", amax_history_len=3), "transformer_engine: key: got 'amax_history_len'"),
+    "amaxes of one rank": (te("DelayedScaling", reduce_amax=False), "reduce_amax: got False; allowed: True"),
+    "calibration": ({"modelopt": {"quant_cfg": FP8, "algorithm": "awq_lite"}}, "algorithm: got 'awq_lite'; allowed: max"),
+    "two quantizers": ({"modelopt": {"*weight_quantizer": [{"num_bits": 4}, {"num_bits": 8}]}}, r"quant_cfg: \*weight_quantizer: got"),
+    "layer class": ({"modelopt": {**FP8, "nn.Linear": {"*": OFF}}}, "quant_cfg: got 'nn.Linear'"),
     "float8 name": ({"torchao": {"float8": "row"}}, "float8: got 'row'; allowed: rowwise, rowwise_with_gw_hp, tensorwise"),
     "element": ({"torchao": {"mx": {"elem_dtype": "int8"}}}, "elem_dtype: got 'int8'"),
     "bits": ({"modelopt": {"*weight_quantizer": {"num_bits": [3, 3]}}}, r"num_bits: got \[3, 3\]"),
