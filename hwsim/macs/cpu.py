@@ -88,10 +88,9 @@ def _sum_block(block: Block, base: Base, a: Port, b: Port, c: Array | None, mac:
     entering = c is not None and mac.c.enters != "last"
     if entering and c is not None:
         sums[-1][:] = c[i0:i1, j0:j1]
-    scaled = a.scales is not None and b.scales is not None
-    outers = [
-        Outer(2 + n, level, level.scaled and scaled, not level.scaled or holds_promoted(mac)) for n, level in enumerate(levels)
-    ]
+    given = a.scales is not None and b.scales is not None
+    scaled = [level.scaled and given for level in levels]
+    outers = [Outer(2 + n, level, scaled[n], not scaled[n] or holds_promoted(mac)) for n, level in enumerate(levels)]
     begins = [0] * len(levels)
     none = np.ones((1, 1))
     for ks, closing in innermost_runs(range(terms), levels):

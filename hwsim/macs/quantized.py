@@ -16,6 +16,7 @@ from hwsim.formats.scaled import ScaleLayout
 from .record import Mac, Operands
 
 Side = Literal["input", "weight"]
+OPERANDS = "a tensor, Scaled or Quantized"
 SIDES: tuple[Side, Side] = ("input", "weight")
 
 
@@ -56,7 +57,7 @@ def fed(operand: Tensor | Scaled | Quantized, mac: Mac, side: Side) -> Fed:
     Raises:
         FormatError: no operand of real numbers in memory; scales that vary along K, and no unit that takes them.
     """
-    check_real(operand.values if isinstance(operand, Scaled | Quantized) else operand, f"{side} operand")
+    check_real(operand.values if isinstance(operand, Scaled | Quantized) else operand, f"{side} operand", OPERANDS)
     if isinstance(operand, Tensor):
         return Fed(operand)
     if isinstance(operand, Scaled):
@@ -82,10 +83,10 @@ def fed(operand: Tensor | Scaled | Quantized, mac: Mac, side: Side) -> Fed:
     )
 
 
-def check_real(x: object, where: str) -> None:
+def check_real(x: object, where: str, allowed: str = "a tensor") -> None:
     """Refuse what is no dense tensor of real numbers."""
     if not isinstance(x, Tensor):
-        raise FormatError(f"{where}: got {type(x).__name__}; allowed: a tensor, Scaled or Quantized")
+        raise FormatError(f"{where}: got {type(x).__name__}; allowed: {allowed}")
     if x.is_complex() or x.is_quantized or x.layout != torch.strided:
         raise FormatError(f"{where}: got {x.dtype}, {x.layout}; allowed: real numbers, torch.strided")
 
@@ -110,7 +111,7 @@ def block_scales(a: Fed, b: Fed, mac: Mac) -> tuple[Tensor | None, Tensor | None
     for side, scales, shape in (("input", a.scales, shape_a), ("weight", b.scales, shape_b)):
         if scales is not None:
             check_real(scales, f"{side} scales")
-        given = torch.ones(shape) if scales is None else scales
+        given = torch.ones(shape, device=a.values.device) if scales is None else scales
         if not broadcasts(given.shape, torch.Size(shape)):
             each = f"one for each {mac.scales.block} terms"
             raise FormatError(f"{side} scales: got shape {tuple(given.shape)}; allowed: {tuple(shape)}, {each}")

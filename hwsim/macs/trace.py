@@ -16,7 +16,7 @@ from hwsim.formats import Draw, Format
 from . import reference
 from .operands import port
 from .products import entering
-from .quantized import SIDES, Scaled, block_scales, check_real, fed, narrowed, transposed
+from .quantized import OPERANDS, SIDES, Scaled, block_scales, check_real, fed, narrowed, transposed
 from .record import Mac
 from .reference import finite, sign
 from .steps import Real, Step
@@ -101,7 +101,7 @@ def as_text(found: Trace, afterwards: Sequence[str] = ()) -> str:
 
 def _vector(operand: torch.Tensor | Scaled | Quantized, side: str) -> torch.Tensor:
     values = operand.values if isinstance(operand, Scaled | Quantized) else operand
-    check_real(values, f"{side} operand")
+    check_real(values, f"{side} operand", OPERANDS)
     return values
 
 

@@ -294,7 +294,7 @@ def test_shapes_that_do_not_fit_are_refused(a: Any, b: Any, c: Any, text: str) -
     [
         ([[1.0]], None, "input operand: got list; allowed: a tensor, Scaled or Quantized"),
         (None, None, "input operand: got NoneType"),
-        (torch.ones(1, 1), 1.0, "c: got float"),
+        (torch.ones(1, 1), 1.0, "c: got float; allowed: a tensor$"),
         (torch.ones(1, 1, dtype=torch.complex64), None, "input operand: got torch.complex64"),
         (torch.ones(1, 1), torch.ones(1, 1, dtype=torch.complex64), "c: got torch.complex64"),
         (torch.ones(1, 1).to_sparse(), None, "torch.sparse_coo; allowed: real numbers, torch.strided"),
