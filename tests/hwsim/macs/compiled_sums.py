@@ -23,6 +23,7 @@ KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "trees": (gpu_kernels.sum_terms, TERMS | {"TREE": True, "DEPTH": 16}),
     "groups": (gpu_kernels.sum_groups, {"HOW": 0, "SIZE": 1, "LATE": 0, "LEVELS": 1, "SCALED": True, **COMMON}),
     "scaled_groups": (gpu_kernels.sum_groups, {"HOW": 3, "SIZE": 16, "LATE": 0, "LEVELS": 0, "SCALED": False, **COMMON}),
+    "promoted_groups": (gpu_kernels.sum_groups, {"HOW": 0, "SIZE": 4, "LATE": 0, "LEVELS": 1, "SCALED": True, **COMMON}),
     "late_groups": (gpu_kernels.sum_groups, {"HOW": 0, "SIZE": 1, "LATE": 2, "LEVELS": 0, "SCALED": False, **COMMON}),
     "digits": (gpu_digits.sum_digits, {"ROUNDS": False, "IEEE_ZERO": True, "LEVELS": 0, "SCALED": False, **SMALL}),
     "digits_promoted": (gpu_digits.sum_digits, {"ROUNDS": True, "IEEE_ZERO": True, "LEVELS": 3, "SCALED": True, **SMALL}),

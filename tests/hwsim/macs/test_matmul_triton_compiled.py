@@ -17,7 +17,9 @@ pytest.importorskip("triton")
 SCRIPT = Path(__file__).with_name("compiled_sums.py")
 NVIDIA, AMD = ("sm_80", "sm_90", "sm_100"), "gfx942"
 LARGE = pytest.mark.large
-NAMES = ("terms", "terms_promoted", "trees", "groups", "scaled_groups", "late_groups", "digits", "digits_promoted")
+NAMES = (
+    "terms", "terms_promoted", "trees", "groups", "scaled_groups", "promoted_groups", "late_groups", "digits", "digits_promoted",
+)  # fmt: skip
 KERNELS = [pytest.param(name, marks=LARGE if name != "groups" else ()) for name in NAMES]
 
 
