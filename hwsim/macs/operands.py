@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -86,14 +85,16 @@ def holds_groups(mac: Mac, a: Format | None, b: Format | None) -> bool:
     if a is None or b is None:
         return False
     last = sum(fmt.grid.last_exponent for fmt in (a, b))
-    product = math.prod(Fraction(max(fmt.grid.max_value, -fmt.grid.min_value)) for fmt in (a, b))
+    largest_a, largest_b = (Fraction(max(fmt.grid.max_value, -fmt.grid.min_value)) for fmt in (a, b))
+    product = largest_a * largest_b
     scaled = mac.scales is not None and mac.scales.applied == "group"
     digits = mac.scales.format.grid.mantissa_bits if mac.scales is not None and scaled else 0
     significands = 4 if digits else 1
     exact = how.exact_terms * product * significands / Fraction(2) ** (last - 2 * digits)
     # The running sum is one more term, and `sticky` needs another bit.
     aligned = (how.terms * product * significands + 2) * 2 ** (how.fraction_bits + 1)
-    return max(exact, aligned) <= 2**DOUBLE_DIGITS
+    limit = 1 << DOUBLE_DIGITS
+    return exact <= limit and aligned <= limit
 
 
 def holds_promoted(mac: Mac) -> bool:
