@@ -10,6 +10,7 @@ from hwsim.casts import Cast
 from hwsim.layering import Operand
 
 from .opened import native_steps
+from .operations import ACTIVATIONS
 from .phases import Phase
 from .sites import Layer, Site, Sites
 
@@ -24,7 +25,8 @@ class AuditRow:
         site: the contraction's name, or the path of the layer that ran.
         count: how often it ran.
         role: of a GEMM `input`, `weight`, `grad_output` or `result`; of the optimizer `gradient`, `momentum`, `variance`,
-            `state`, `update` or `weight`; elsewhere `vector`, `move`, `random`, `wire` or `unknown`.
+            `state`, `update` or `weight`; elsewhere `vector`, `move` (values that only move, whole numbers, truth values),
+            `random`, `wire` or `unknown`.
         cast: the declared cast, or `none` where the datapath declares none or values only move.
         flops: 2 M N K of a GEMM, in its `result` row; one for each element written elsewhere; 0 for moves.
         gemm: `output`, `grad_input` or `grad_weight`; empty elsewhere.
@@ -58,6 +60,7 @@ class NativeRow:
 UNDECLARED = "the datapath declares no cast"
 REASONS = {
     "random": "random numbers are drawn by the host; they are rounded when something computes with them",
+    "embedding": "rows of a weight, selected and not computed; they are rounded when something computes with them",
     "wire": "the datapath declares no wire format",
     "unknown": "unknown operation, passed by unknown_ops: pass",
     "scale": "scales that train stay in full precision",
@@ -132,13 +135,13 @@ class Audit:
         return [*self._gemm_rows(), *self._vector_rows(), *self._move_rows(), *self._other_rows()]
 
     def unemulated(self) -> list[NativeRow]:
-        """The rows without a cast for which values were computed, and the vector unit's inner steps that are torch's own."""
+        """The rows without a cast for which values were computed or selected, and the unit's inner steps that are torch's own."""
         results = [
             NativeRow(row.phase, row.op, row.site, row.role, REASONS.get(row.role, UNDECLARED), row.count, row.flops)
             for row in self.rows()
             if row.cast == "none" and row.role != "move"
         ]
-        return [*results, *self._native_steps()]
+        return [*results, *self._selected(), *self._native_steps()]
 
     def coverage(self) -> dict[str, float]:
         """The shares of operations and of FLOPs that ran as the datapath declares; 1.0 is all.
@@ -152,6 +155,12 @@ class Audit:
             share: _ratio(sum(e[i] for e, known in entries if known), sum(e[i] for e, _ in entries))
             for i, share in enumerate(("operations", "flops"))
         }
+
+    def _selected(self) -> Iterator[NativeRow]:
+        for (phase, op, layer), count in self._moves.items():
+            if op in ACTIVATIONS:
+                reason = UNDECLARED if layer.vector.cast is None else REASONS["embedding"]
+                yield NativeRow(phase.value, op, layer.path, "embedding", reason, count, 0)
 
     def _native_steps(self) -> Iterator[NativeRow]:
         for (phase, op, layer), (count, flops) in self._vectors.items():

@@ -16,7 +16,7 @@ from .copies import Copies
 from .loss_scaling import LossScaler
 from .observing import Observer
 from .opened import STATISTICS, note_square, squares
-from .operations import HIDDEN, MOVES, VECTOR, Kind
+from .operations import ACTIVATIONS, HIDDEN, MOVES, VECTOR, Kind
 from .optimizer import OptimizerUnit
 from .origins import PLAIN, Origin, Role, Stored, joined, note, origin_of, tensors_in
 from .phases import Clockwork, Phase
@@ -29,8 +29,6 @@ from .stepping import Stepping
 from .watch import Watch
 
 UnknownOps = Literal["error", "pass"]
-ACTIVATIONS = frozenset({"embedding", "_embedding_bag", "_embedding_bag_forward_only"})
-"""Selections of a weight that are activations, not weights."""
 
 
 class Engine:
@@ -93,6 +91,8 @@ class Engine:
         tensors = tensors_in(args, kwargs)
         given = self._kept(plan, args, kwargs, tensors)
         out = self._vector(plan, args, kwargs, phase, layer, steps, tensors)
+        if not (tensors_in((out,), {}) or (plan.writes and plan.written(args, kwargs))):
+            self.audit.move(phase, plan.label, layer)
         self.see(phase, plan.label, layer.path, out, *given)
         return out
 
@@ -187,6 +187,7 @@ class Engine:
         out = plan.func(*args, **kwargs)
         results = tensors_in((out,), {}) + (plan.written(args, kwargs) if plan.writes else [])
         if not results:
+            self.audit.move(phase, plan.label, layer)
             return out
         if self.unknown_ops == "error":
             known = nearest(plan.name, VECTOR | MOVES | HIDDEN)

@@ -63,6 +63,9 @@ MOVES = _names(
 )
 """Values pass unchanged or are counted: views, copies, selections, masks, histograms."""
 
+ACTIVATIONS = _names("embedding _embedding_bag _embedding_bag_forward_only")
+"""Selections of a weight that are activations, not weights."""
+
 CONSTANTS = _names(
     """
     _efficientzerotensor arange empty empty_like empty_permuted empty_strided eye fill full full_like linspace logspace

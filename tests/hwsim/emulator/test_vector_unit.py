@@ -100,7 +100,7 @@ def test_gradients_of_whole_networks_are_values_of_the_declared_formats(name: st
         loss.backward()
     assert on_grid(loss.detach(), torch.bfloat16)
     assert [key for key, p in model.named_parameters() if not on_grid(p.grad, torch.bfloat16)] == []
-    assert {row.role for row in machine.unemulated()} <= {"weight", "random", "steps"}
+    assert {row.role for row in machine.unemulated()} <= {"weight", "random", "embedding", "steps"}
 
 
 def test_the_loss_and_clipping_outside_of_the_model_are_rounded_too() -> None:
@@ -188,3 +188,31 @@ def test_training_at_low_precision_learns() -> None:
     with emulate(model, {"gemm": "bf16", "vector": "bf16"}, optimizer=optimizer):
         losses = train(model, input_of("digits_cnn"), optimizer, steps=12)
     assert losses[-1] < 0.8 * losses[0]
+
+
+COUNTED = {
+    "a comparison": (lambda x: x * (x > 0), "gt"),
+    "a place": (lambda x: x[:, x.argmax(-1)], "argmax"),
+    "a sum of whole numbers": (lambda x: x * (x > 0).sum(), "sum"),
+    "whole numbers in place": (lambda x: x * torch.ones(4, 6, dtype=torch.long).add_(1), "add_"),
+}
+
+
+@pytest.mark.parametrize("case", COUNTED)
+def test_truth_values_and_whole_numbers_are_counted_as_moves(case: str) -> None:
+    expression, op = COUNTED[case]
+    model = Apply(expression)
+    with emulate(model, "bf16") as machine:
+        model(numbers(4, 6))
+    assert [(row.role, row.count) for row in machine.audit() if row.op == op] == [("move", 1)]
+    assert machine.coverage() == {"operations": 1.0, "flops": 1.0}
+
+
+@pytest.mark.parametrize(("vector", "reason"), [("bf16", "rows of a weight, selected"), (None, "the datapath declares no cast")])
+def test_an_embedding_s_rows_are_named_as_native(vector: str | None, reason: str) -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4))
+    with emulate(model, {} if vector is None else {"vector": vector}) as machine:
+        model(torch.arange(5))
+    (row,) = [row for row in machine.unemulated() if row.role == "embedding"]
+    assert (row.phase, row.op, row.site, row.count) == ("forward", "embedding", "0", 1)
+    assert row.reason.startswith(reason)
