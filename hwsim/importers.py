@@ -61,7 +61,7 @@ class _Plain(yaml.SafeDumper):
 
 def transformer_engine(settings: Mapping[str, Any]) -> Declaration:
     """A recipe of TransformerEngine (common/recipe): DelayedScaling, Float8CurrentScaling, the block scalings."""
-    name = settings.get("recipe")
+    name = str(settings.get("recipe"))
     if name not in TE_FIELDS:
         raise ConfigError(not_allowed("recipe", name, TE_FIELDS))
     _only("transformer_engine", settings, {"recipe", *TE_FIELDS[name]})

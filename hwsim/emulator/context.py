@@ -235,7 +235,9 @@ def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimize
             engine.loss.divide(stepping)
             engine.optimizer.read(stepping)
 
-    def begin(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def begin(
+        stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         engine.clock.begin_step()
         with mode.rest():
             engine.optimizer.begin(stepping)

@@ -103,7 +103,7 @@ class Scales:
         return self._delayed[site]
 
     def share(self, optimizer: Optimizer) -> None:
-        """Average the gradients of the scales that the optimizer is about to read over all ranks; those that are new are rank 0's.
+        """Average the gradients of the scales that the optimizer is about to read over all ranks; a new scale is rank 0's.
 
         DistributedDataParallel averages those of the model's own parameters only.
         """

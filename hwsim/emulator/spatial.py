@@ -140,9 +140,7 @@ def elements(
     raise varying_scale(port)
 
 
-def _features(
-    port: Port, x: Tensor, gemm: Gemm, geometry: lowering.Geometry, call: int
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _features(port: Port, x: Tensor, gemm: Gemm, geometry: lowering.Geometry, call: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """A forward weight's elements, and a scale for each of its output features."""
     values, scale = port.elements(features_first(x, geometry), call, 1 if gemm == "output" else 0)
     if gemm != "output" or scale is None or scale.numel() != scale.shape[0]:

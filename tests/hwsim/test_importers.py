@@ -84,12 +84,19 @@ def test_the_flags_of_nvfp4_switch_off_what_they_name(case: str) -> None:
 
 FP8 = {"*weight_quantizer": {"num_bits": (4, 3), "axis": None}, "*input_quantizer": {"num_bits": (4, 3), "axis": None}}
 OFF = {"enable": False}
-UNUSED = {"nn.BatchNorm1d": {"*": OFF}, "nn.LeakyReLU": {"*": OFF}, "*[kv]_bmm_quantizer": OFF, "*output_quantizer": OFF, "default": OFF}
+UNUSED = {
+    "nn.BatchNorm1d": {"*": OFF},
+    "nn.LeakyReLU": {"*": OFF},
+    "*[kv]_bmm_quantizer": OFF,
+    "*output_quantizer": OFF,
+    "default": OFF,
+}
 CONFIGURATIONS = {
     "a quant_cfg": {**FP8, **UNUSED},
     "the whole": {"quant_cfg": {**FP8, **UNUSED}, "algorithm": "max"},
     "a method": {"quant_cfg": FP8, "algorithm": {"method": "max"}},
-    "a list": [{"quantizer_name": name, "cfg": cfg} for name, cfg in FP8.items()] + [{"quantizer_name": "default", "enable": False}],
+    "a list": [{"quantizer_name": name, "cfg": cfg} for name, cfg in FP8.items()]
+    + [{"quantizer_name": "default", "enable": False}],
 }
 
 
@@ -118,7 +125,9 @@ def test_a_layer_whose_quantizers_are_off_is_not_cast(pattern: str, tmp_path: Pa
 
 @pytest.mark.parametrize("recipe", ["MXFP8BlockScaling", "Float8BlockScaling"])
 @pytest.mark.parametrize(("chosen", "expected"), [({}, "fp8_e4m3fn"), ({"fp8_format": "HYBRID"}, "fp8_e5m2")])
-def test_the_gradients_of_block_scalings_are_e4m3_unless_hybrid_is_said(recipe: str, chosen: dict[str, str], expected: str) -> None:
+def test_the_gradients_of_block_scalings_are_e4m3_unless_hybrid_is_said(
+    recipe: str, chosen: dict[str, str], expected: str
+) -> None:
     gemm = datapath(import_recipe(te(recipe, **chosen))).gemm
     assert expected in str(gemm.grad_input.grad_output)
     assert "fp8_e4m3fn" in str(gemm.output.input)
@@ -146,7 +155,10 @@ WRONG = {
     "history of blocks": (te("MXFP8BlockScaling", amax_history_len=3), "transformer_engine: key: got 'amax_history_len'"),
     "amaxes of one rank": (te("DelayedScaling", reduce_amax=False), "reduce_amax: got False; allowed: True"),
     "calibration": ({"modelopt": {"quant_cfg": FP8, "algorithm": "awq_lite"}}, "algorithm: got 'awq_lite'; allowed: max"),
-    "two quantizers": ({"modelopt": {"*weight_quantizer": [{"num_bits": 4}, {"num_bits": 8}]}}, r"quant_cfg: \*weight_quantizer: got"),
+    "two quantizers": (
+        {"modelopt": {"*weight_quantizer": [{"num_bits": 4}, {"num_bits": 8}]}},
+        r"quant_cfg: \*weight_quantizer: got",
+    ),
     "layer class": ({"modelopt": {**FP8, "nn.Linear": {"*": OFF}}}, "quant_cfg: got 'nn.Linear'"),
     "float8 name": ({"torchao": {"float8": "row"}}, "float8: got 'row'; allowed: rowwise, rowwise_with_gw_hp, tensorwise"),
     "element": ({"torchao": {"mx": {"elem_dtype": "int8"}}}, "elem_dtype: got 'int8'"),

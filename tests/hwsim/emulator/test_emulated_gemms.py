@@ -324,7 +324,7 @@ def halved(x: Tensor) -> Tensor:
 
 
 FP8 = {role: {"format": fmt, "scaling": "absmax"} for role, fmt in OPERANDS.items()}
-NVFP4 = dict.fromkeys(OPERANDS, {"format": "nvfp4"})
+NVFP4 = {role: {"format": "nvfp4"} for role in OPERANDS}
 
 
 @pytest.mark.parametrize("casts", [FP8, NVFP4], ids=["a scale a tensor", "blocks"])

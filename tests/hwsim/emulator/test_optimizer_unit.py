@@ -86,7 +86,9 @@ def test_the_update_format_rounds_what_a_step_computes_in_between() -> None:
 
 @pytest.mark.parametrize("name", ["adamw_fused", "sgd_fused"])
 def test_an_update_format_is_refused_where_one_kernel_does_the_whole_step(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"optimizer: update: got bf16 with _fused_\w+, .*allowed: .*fused=False or foreach=True"):
+    with pytest.raises(
+        ConfigError, match=r"optimizer: update: got bf16 with _fused_\w+, .*allowed: .*fused=False or foreach=True"
+    ):
         trained(name, {"optimizer": {"update": "bf16"}})
 
 
@@ -207,7 +209,10 @@ def test_the_gradients_of_a_closure_are_read_when_it_has_computed_them(given: st
         closure()
         optimizer.step()
 
-    machine = {"optimizer": {"gradient": {"format": "bf16", "rounding": "stochastic"}}, "loss_scaling": {"initial": 1024, "interval": 2}}
+    machine = {
+        "optimizer": {"gradient": {"format": "bf16", "rounding": "stochastic"}},
+        "loss_scaling": {"initial": 1024, "interval": 2},
+    }
     tensors, factor = run(machine, CLOSURES[given])
     expected, expected_factor = run(machine, before)
     assert same(tensors, expected) == []

@@ -121,7 +121,10 @@ WEIGHTED: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
         torchvision_vit,
         [
             "conv_proj",
-            *(f"encoder.layers.encoder_layer_0.{name}" for name in ("self_attention", "self_attention.out_proj", "mlp.0", "mlp.3")),
+            *(
+                f"encoder.layers.encoder_layer_0.{name}"
+                for name in ("self_attention", "self_attention.out_proj", "mlp.0", "mlp.3")
+            ),
             "heads.head",
         ],
     ),
@@ -150,7 +153,9 @@ def test_first_and_last_layers_are_counted_among_those_with_a_gemm_s_matrix(name
     for count in range(1, len(layers) + 1):
         with emulate(model, {"gemm": "fp16", "first": {"layers": count, "gemm": "bf16"}}) as machine:
             placed = machine._engine.sites.datapath
-        assert [path for path, _ in model.named_modules() if str(placed.layer(path).gemm.output.weight) == "bf16"] == layers[:count]
+        assert [path for path, _ in model.named_modules() if str(placed.layer(path).gemm.output.weight) == "bf16"] == layers[
+            :count
+        ]
 
 
 @pytest.mark.large

@@ -1,4 +1,4 @@
-"""One of two processes that train a network in data parallel, on FP8-LM's wire and on kept scales: `ddp_worker.py RANK FOLDER`."""
+"""One of two data-parallel processes that train networks on FP8-LM's wire or kept scales: `ddp_worker.py RANK FOLDER`."""
 
 import json
 import sys

@@ -31,9 +31,11 @@ from references import (
     to_integer,
 )
 
+import hwsim
 from hwsim.casting import apply
 from hwsim.datapaths import datapath
 from hwsim.formats import Draw
+from hwsim.macs import matmul
 
 Reference = Callable[[np.ndarray], np.ndarray]
 
@@ -125,6 +127,17 @@ def test_an_fp16_operand_beyond_the_largest_value_is_infinite(role: str) -> None
         path = getattr(everywhere("fp16").gemm, gemm)
         if getattr(path, role) is not None:
             assert np.array_equal(apply(getattr(path, role), x).numpy(), to_half(x.numpy()))
+
+
+def test_h100_fp8_accumulates_fast_in_the_forward_pass_and_promotes_sums_of_128_in_the_gradients() -> None:
+    gemm = datapath("h100_fp8").gemm
+    a, b = (hwsim.quantize(numbers(*shape, seed=11), "fp8_e4m3fn") for shape in ((4, 256), (256, 5)))
+    fast = matmul(a, b, "nvidia_hopper_fp8")
+    promoted = matmul(a[:, :128], b[:128], "nvidia_hopper_fp8") + matmul(a[:, 128:], b[128:], "nvidia_hopper_fp8")
+    assert torch.equal(matmul(a, b, gemm.output.mac), fast)
+    for path in (gemm.grad_input, gemm.grad_weight):
+        assert torch.equal(matmul(a, b, path.mac), promoted)
+    assert not torch.equal(fast, promoted)
 
 
 def test_fp8_lm_keeps_weights_and_states_with_power_of_two_scales() -> None:
