@@ -41,5 +41,5 @@ def first(x: Tensor) -> Tensor:
 def _reduced(tensors: Sequence[Tensor], by: dist.ReduceOp.RedOpType) -> list[Tensor]:
     flat = torch.cat([x.detach().reshape(-1).float() for x in tensors])
     dist.all_reduce(flat, by)
-    parts = flat.split([x.numel() for x in tensors])
+    parts = torch.split(flat, [x.numel() for x in tensors])
     return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True)]

@@ -91,7 +91,7 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
     engine.audit.gemm((phase, plan.name, place.site, place.gemm, place.left, place.right), flops)
     out = engine.handed_on(ports.result, out, plan, place.call)
     if engine.observer is not None and seen is not None:
-        shown = _shown(place, ports, *given, out, kwargs.get("alpha", 1))
+        shown = _shown(place, ports, given[0], given[1], out, kwargs.get("alpha", 1))
         engine.observer.product(replace(shown, dots=seen[0]) if seen else shown)
     engine.see(phase, plan.label, f"{place.site.name}/{place.gemm}", out, left, right)
     if place.forward is not None:

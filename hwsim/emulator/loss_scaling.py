@@ -70,13 +70,14 @@ class LossScaler:
             ConfigError: the loss was not scaled.
         """
         self.unscale(optimizer)
-        if not all(self._divided.get(grad, True) for grad in _gradients(optimizer)):
+        if not all(self._divided[grad] for grad in _gradients(optimizer) if grad in self._divided):
             optimizer.zero_grad(set_to_none=True)
 
     def renew(self, optimizer: Optimizer) -> None:
         """The optimizer's gradients are about to be computed anew inside its step."""
         for grad in _gradients(optimizer):
-            self._divided.pop(grad, None)
+            if grad in self._divided:
+                del self._divided[grad]
 
     def stepped(self, optimizer: Optimizer) -> None:
         """An optimizer has stepped on its gradients."""
