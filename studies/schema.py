@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,7 +28,7 @@ from .weights import QuantizerChoice
 
 MAX_SEED = 2**63
 ID_DIGITS = 12
-LATER: dict[str, Any] = {"quantizer": None, "processes": 1, "device": "cpu", "unknown_ops": None}
+LATER: dict[str, Any] = {"quantizer": None, "processes": 1, "device": "cpu", "unknown_ops": None, "foreach": None}
 LABELS = ("name", "description", "source")
 
 Axes = dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]]
@@ -152,9 +153,9 @@ class TrainingRun(Record):
         """SHA-256 of the canonical configuration."""
         # What is as it always was has no part in the hash, so that an option that is added later leaves old runs their ids.
         names = ("task", "optimizer", "quantizer", "seed", "threads", "processes", "device", "unknown_ops")
-        own = {key: getattr(self, key) for key in names}
-        said = {key: value for key, value in own.items() if value != LATER.get(key)}
-        return content_hash({**said, "datapath": machine(self.datapath)})
+        said = _said({key: getattr(self, key) for key in names})
+        optimizer = _said({key: getattr(self.optimizer, key) for key in type(self.optimizer).model_fields})
+        return content_hash({**said, "optimizer": optimizer, "datapath": machine(self.datapath)})
 
     @property
     def id(self) -> str:
@@ -181,6 +182,10 @@ class ExperimentRun(Record):
 
 
 Run = TrainingRun | ExperimentRun
+
+
+def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in LATER or value != LATER[key]}
 
 
 def machine(datapath: Datapath) -> dict[str, Any]:

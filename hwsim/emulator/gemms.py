@@ -132,7 +132,7 @@ def placed_backward(engine: Engine, op: str, left: Tensor, right: Tensor) -> Pla
     if left_is_gradient and b in (Role.GRAD, Role.CONST):
         left_is_gradient = storage_id(left) not in (found.left, found.right)
     kept_tensor, kept_role = (right, b) if left_is_gradient else (left, a)
-    kept_left = _is_left(found, storage_id(kept_tensor), kept_role, left_is_gradient, left.shape[-1])
+    kept_left = _is_left(found, kept_tensor, kept_role, left_is_gradient, left.shape[-1])
     kept, target = (found.left_role, found.right_role) if kept_left else (found.right_role, found.left_role)
     gemm = "grad_weight" if target == "weight" else "grad_input"
     name = kept if kept_left else _second(found.left_role, found.right_role)
@@ -195,19 +195,22 @@ def _is_flipped(place: Place) -> bool:
     return place.target is not None and (place.left == "grad_output") is (place.target == 1)
 
 
-def _is_left(found: GemmNote, kept: int, role: Role, after_gradient: bool, contracted: int) -> bool:
+def _is_left(found: GemmNote, kept: Tensor, role: Role, after_gradient: bool, contracted: int) -> bool:
     """Whether the operand that a backward GEMM kept is the forward GEMM's left one.
 
-    By storage, else (recomputed, or saved elsewhere) by role. Two alike are told apart by what is summed over, the columns with
-    the right one and the rows with the left one, and by order: the gradient comes first with the right one.
+    Of two alike what is summed over tells, the columns with the right one and the rows with the left one, and of square batches
+    the order: the gradient comes first with the right one. Else storage does, which is gone where the operand was recomputed or
+    saved elsewhere (another may lie there then), and last the role.
     """
-    if kept == found.left and kept != found.right:
-        return True
-    if kept == found.right and kept != found.left:
-        return False
-    if found.left_role != found.right_role:
-        return found.left_role == ("weight" if role is Role.WEIGHT else "input")
-    return contracted == found.rows if found.rows != found.columns else not after_gradient
+    alike = found.left_role == found.right_role
+    if alike and found.rows != found.columns:
+        return contracted == found.rows
+    if alike and kept.dim() > 2:
+        return not after_gradient
+    place = storage_id(kept)
+    if (place == found.left) is not (place == found.right):
+        return place == found.left
+    return not after_gradient if alike else found.left_role == ("weight" if role is Role.WEIGHT else "input")
 
 
 def _roles(engine: Engine, a: Origin, b: Origin, phase: Phase) -> tuple[Operand, Operand]:
