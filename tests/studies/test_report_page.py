@@ -101,7 +101,7 @@ def test_the_page_has_every_section_and_is_small(open_page: Callable[[str], Any]
     figures = [svg.get_attribute("aria-label") for svg in driver.find_elements("css selector", "figure svg")]
     assert figures == [
         "accuracy at the end",
-        *(f"accuracy against {table}" for table in ("operand_bits", "gates", "horowitz_45nm")),
+        *(f"accuracy against {table}" for table in ("gates", "horowitz_45nm", "operand_bits")),
         "causes by layer, fp8_current",
         "exponents, fp8_current",
         *(f"{metric} by epoch" for metric in ("accuracy", "test_loss", "train_loss")),
