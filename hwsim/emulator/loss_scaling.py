@@ -27,9 +27,8 @@ class LossScaler:
         self.factor = declared.initial if declared is not None else 1.0
         self.finite_steps = 0
         self._in_loss: float | None = None
-        self._divided = (
-            WeakTensorKeyDictionary()
-        )  # gradients divided and not yet stepped on: whether their optimizer's are finite
+        # Gradients divided and not yet stepped on: whether all of their optimizer's are finite.
+        self._divided = WeakTensorKeyDictionary()
         self._stepped: set[Optimizer] = set()
         self._backed_off = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hwsim import emulate
+from hwsim.emulator.gemms import _is_left
+from hwsim.emulator.origins import Role
+from hwsim.emulator.records import GemmNote
+from hwsim.emulator.sites import storage_id
 
 TERMS = 256
 
@@ -64,3 +69,14 @@ def test_each_has_a_kept_scale_of_its_own_in_both_passes(cast: dict[str, Any]) -
     assert [name for name in scales if name.endswith("/output/input.right")] == [
         f"{name}.right" for name in scales if name.endswith("/output/input")
     ]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 8), (8, 6)])
+@pytest.mark.parametrize("is_left", [True, False])
+def test_a_recomputed_operand_that_lies_where_the_other_one_was_is_still_itself(rows: int, columns: int, is_left: bool) -> None:
+    """The gradient of the right operand is left^T grad, summed over rows; that of the left one grad right^T, over columns."""
+    kept, elsewhere = torch.zeros(2, 8, 8), torch.zeros(1)
+    places = (storage_id(elsewhere), storage_id(kept)) if is_left else (storage_id(kept), storage_id(elsewhere))
+    made = GemmNote(SimpleNamespace(layer=None), 0, None, *places, "input", "input")  # type: ignore[arg-type]
+    made.rows, made.columns = rows, columns
+    assert _is_left(made, kept, Role.INPUT, not is_left, rows if is_left else columns) is is_left

@@ -55,6 +55,17 @@ def instance(family=SQUARES, problems: int = 3, n: int = 10, d: int = 40, seed: 
     return Glm(design, response[family.name], family)
 
 
+def bounded(strength: float) -> tuple[Glm, PAR, float, float, torch.Tensor]:
+    """An absolute loss with a PAR: the Lipschitz constant, the radius and the least objective that a long run finds."""
+    d = 20
+    problem = instance(ABSOLUTE, problems=2, n=60, d=d)
+    par = PAR((0, 0.5, 1, 1.5, 2, 2.5), (0.5, 1, 1.5, 2, 2.5, 3))
+    lipschitz = float(problem.design.norm(dim=-1).max()) + strength * 3 * d**0.5
+    long = aprox(problem, par, strength, lambda t: 0.5 / t**0.5, 1500, batch=60)
+    radius = float(long.average.norm(dim=-1).max())
+    return problem, par, lipschitz, radius, torch.minimum(long.average_objective[-1], long.objective[-1])
+
+
 def mean_gradient(family: str, problem: Glm, index: int, chosen: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """The mean of the losses' gradients at some observations of one problem, each from its own formula."""
     a, b = problem.design[index, chosen], problem.response[index, chosen]
@@ -247,13 +258,8 @@ class TestStochasticMethods:
             assert torch.equal(whole.rate[row], stopped.rate[-1])
 
     def test_the_last_iterate_of_aprox_stays_within_the_theorem_and_quantized_where_prox_sgd_is_neither(self) -> None:
-        d, steps, strength = 20, 1000, 0.05
-        problem = instance(ABSOLUTE, problems=2, n=60, d=d)
-        par = PAR((0, 0.5, 1, 1.5, 2, 2.5), (0.5, 1, 1.5, 2, 2.5, 3))
-        lipschitz = float(problem.design.norm(dim=-1).max()) + strength * 3 * d**0.5
-        long = aprox(problem, par, strength, lambda t: 0.5 / t**0.5, 1500, batch=60)
-        radius = float(long.average.norm(dim=-1).max())
-        least = torch.minimum(long.average_objective[-1], long.objective[-1])
+        steps, strength = 1000, 0.05
+        problem, par, lipschitz, radius, least = bounded(strength)
         runs = [
             run(problem, par, strength, lambda t: radius / (2 * lipschitz * t**0.5), steps, seed=1) for run in (aprox, prox_sgd)
         ]
@@ -264,13 +270,8 @@ class TestStochasticMethods:
 
     def test_the_last_iterate_of_aprox_with_a_constant_step_stays_within_its_own_theorem(self) -> None:
         """Gap <= 2 G sqrt(D (2 + ln T) / T) at eta = sqrt(D / ((2 + ln T) T)) / G, by a factor of five."""
-        d, steps, strength = 20, 1000, 0.05
-        problem = instance(ABSOLUTE, problems=2, n=60, d=d)
-        par = PAR((0, 0.5, 1, 1.5, 2, 2.5), (0.5, 1, 1.5, 2, 2.5, 3))
-        lipschitz = float(problem.design.norm(dim=-1).max()) + strength * 3 * d**0.5
-        long = aprox(problem, par, strength, lambda t: 0.5 / t**0.5, 1500, batch=60)
-        radius = float(long.average.norm(dim=-1).max())
-        least = torch.minimum(long.average_objective[-1], long.objective[-1])
+        steps, strength = 1000, 0.05
+        problem, par, lipschitz, radius, least = bounded(strength)
         eta = sqrt(radius**2 / 2 / ((2 + log(steps)) * steps)) / lipschitz
         gap = float((aprox(problem, par, strength, lambda t: eta, steps, seed=1).objective[-1] - least).max())
         assert 0 < gap <= constant_step_bound(lipschitz, radius, steps) / 5
