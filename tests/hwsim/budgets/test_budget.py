@@ -1,225 +1,24 @@
-"""The error budget of one step: what is measured, what is predicted, and how the two agree."""
+"""The error budget of one step: what is measured, of places alone and together, and how it is told."""
 
 import io
 import json
 import math
-from itertools import groupby
 from typing import Any
 
 import pytest
 import scipy.stats
 import torch
-from budget_cases import LR, all_operands, trained
+from budget_cases import INT4, Attentive, all_operands, one, squared, tokenwise, trained, with_loss
 from rich.console import Console
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import hwsim
 from hwsim import ConfigError
-from hwsim.budgets import Budget, spearman
-from hwsim.budgets.causes import facts
+from hwsim.budgets import Budget
 from hwsim.budgets.machines import ROLES, Role
 from hwsim.budgets.measured import role_orders
 from hwsim.budgets.table import Row
-from hwsim.casting import apply
-from hwsim.datapaths import datapath
-from hwsim.formats import Draw
 from hwsim.layering import OPERANDS
-
-
-class Attentive(nn.Module):
-    """Attention over embedded tokens, its products of activations recomputed or not."""
-
-    def __init__(self, checkpointed: bool) -> None:
-        super().__init__()
-        self.embedding, self.qkv, self.head = nn.Embedding(11, 8), nn.Linear(8, 24), nn.Linear(8, 11)
-        self.checkpointed = checkpointed
-
-    def attended(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, -1)
-        return torch.softmax(q @ k.mT, -1) @ v
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.embedding(ids)
-        attended = checkpoint(self.attended, x, use_reentrant=False) if self.checkpointed else self.attended(x)
-        result: Tensor = self.head(attended)
-        return result
-
-
-INT4 = {"format": "int4", "scaling": "absmax"}
-
-
-def squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs - targets).square().mean()
-
-
-def tokenwise(outputs: Tensor, targets: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(outputs.reshape(-1, 11), targets.reshape(-1))
-
-
-@pytest.fixture
-def linear() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
-    torch.manual_seed(0)
-    return nn.Linear(5, 3), (torch.randn(8, 5), torch.randn(8, 3))
-
-
-def one(gemm: str, role: str, cast: Any = INT4) -> dict[str, Any]:
-    return {"name": "one", "gemm": {gemm: {role: cast}}}
-
-
-def rows_of(budget: Budget, gemm: str, role: str) -> list[Any]:
-    return [row for row in budget.rows if (row.gemm, row.role) == (gemm, role)]
-
-
-@pytest.mark.parametrize("role", ["input", "weight", "result"])
-def test_the_first_order_term_of_a_linear_layer_is_the_derivative_times_the_error(linear: Any, role: str) -> None:
-    model, (x, y) = linear
-    found = hwsim.budget(model, squared, (x, y), one("output", role), samples=0)
-    layer = model.double()
-    x = x.double().requires_grad_()
-    out = layer(x)
-    values = {"input": x, "weight": layer.weight, "result": out}
-    (gradient,) = torch.autograd.grad(squared(out, y.double()), values[role])
-    cast = datapath(one("output", role)).gemm.output
-    error = apply(getattr(cast, role), values[role].detach()) - values[role].detach()
-    assert rows_of(found, "output", role)[0].predicted == pytest.approx(float((gradient * error).sum()), rel=1e-6)
-
-
-def test_the_loss_of_a_linear_model_is_predicted_by_derivative_and_curvature(linear: Any) -> None:
-    found = hwsim.budget(*_with_loss(linear), one("output", "weight"), samples=400)
-    row = rows_of(found, "output", "weight")[0]
-    assert row.predicted == pytest.approx(row.measured, rel=0.03)
-
-
-@pytest.mark.parametrize(("gemm", "role"), [("grad_weight", "grad_output"), ("grad_weight", "input"), ("grad_weight", "result")])
-def test_backward_casts_are_judged_by_the_loss_after_the_step(linear: Any, gemm: str, role: str) -> None:
-    model, batch = linear
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    row = rows_of(hwsim.budget(model, squared, batch, one(gemm, role), optimizer=optimizer), gemm, role)[0]
-    assert row.measured != 0
-    assert row.predicted == pytest.approx(row.measured, rel=1e-2)
-
-
-@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
-def test_the_update_of_any_elementwise_optimizer_is_differentiated(make: Any) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-    batch = (torch.randn(16, 6), torch.randn(16, 3))
-    optimizer = make(model.parameters(), lr=1e-3)
-    for _ in range(3):
-        optimizer.zero_grad()
-        squared(model(batch[0]), batch[1]).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    machine = {"name": "backward", "gemm": {gemm: {"grad_output": "bf16"} for gemm in ("grad_input", "grad_weight")}}
-    found = hwsim.budget(model, squared, batch, machine, optimizer=optimizer)
-    assert len(found.places) == 3
-    for row in found.places:
-        assert row.predicted == pytest.approx(row.measured, rel=0.1)
-
-
-def test_the_causes_of_a_cast_add_up_to_it() -> None:
-    model, made, batch = trained("digits_cnn")
-    cast = {"format": "fp4_e2m1", "scaling": {"rule": "power_of_two"}}
-    fixed = {"format": "int8", "scaling": {"rule": "fixed", "value": 0.01}}
-    machine = {"name": "causes", "gemm": {"output": {"input": cast, "weight": fixed}, "grad_weight": {"grad_output": cast}}}
-    found = hwsim.budget(model, made.loss, batch, machine, groups=False)
-    groups = [list(rows) for _, rows in groupby(found.rows, key=lambda row: (row.site, row.gemm, row.role))]
-    assert {row.cause for row in found.rows} == {"all", "clipping", "underflow", "rounding", "scale"}
-    assert len(groups) == 9
-    for whole, *causes in groups:
-        assert sum(row.measured for row in causes) == pytest.approx(whole.measured, abs=1e-12)
-        assert sum(row.predicted for row in causes) == pytest.approx(whole.predicted, abs=1e-12)
-    by_cause = {row.cause: row.measured for row in groups[0]}
-    assert by_cause["rounding"] != 0
-
-
-@pytest.mark.parametrize("scaling", [{"rule": "fixed", "value": 0.25}, {"rule": "power_of_two"}], ids=lambda s: s["rule"])
-def test_each_cause_is_what_the_loss_gains_where_it_is_let_in_after_those_before_it(scaling: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    model, (x, y) = nn.Linear(64, 4), (torch.randn(32, 64), torch.randn(32, 4))
-    found = hwsim.budget(model, squared, (x, y), one("output", "input", {"format": "int4", "scaling": scaling}))
-    layer, x = model.double(), x.double()
-    amax = x.abs().max() / 7
-    ideal, scale = (amax, torch.exp2(torch.ceil(torch.log2(amax)))) if scaling["rule"] == "power_of_two" else (0.25, 0.25)
-    clipped = x.clamp(-8 * ideal, 7 * ideal)
-    underflowed = torch.where((x / ideal).round() == 0, 0.0, clipped)
-    rounded = ideal * (x / ideal).round().clamp(-8, 7)
-    whole = scale * (x / scale).round().clamp(-8, 7)
-    with torch.no_grad():
-        losses = [float(squared(layer(operand), y.double())) for operand in (x, clipped, underflowed, rounded, whole)]
-    rows = {row.cause: row.measured for row in found.rows}
-    for cause, before, after in zip(("clipping", "underflow", "rounding", "scale"), losses, losses[1:], strict=False):
-        assert rows[cause] == pytest.approx(after - before, abs=1e-9)
-    assert sum(row != 0 for row in rows.values()) == 4
-
-
-def test_a_fixed_scale_clips_and_a_power_of_two_costs_something_by_itself() -> None:
-    torch.manual_seed(0)
-    model, batch = nn.Linear(64, 4), (torch.randn(32, 64), torch.randn(32, 4))
-    clipped = one("output", "input", {"format": "int8", "scaling": {"rule": "fixed", "value": 0.01}})
-    scaled = one("output", "input", {"format": "int4", "scaling": "power_of_two"})
-    for machine, cause, none in ((clipped, "clipping", "scale"), (scaled, "scale", "clipping")):
-        rows = {row.cause: row for row in hwsim.budget(model, squared, batch, machine).rows}
-        assert rows[cause].measured != 0
-        assert rows[none].measured == rows[none].predicted == 0
-
-
-@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
-def test_an_emulated_unit_hides_nothing_of_its_operands_casts(rounding: str) -> None:
-    torch.manual_seed(0)
-    model, batch = nn.Linear(64, 4), (torch.randn(32, 64), torch.randn(32, 4))
-    cast = {"format": "int8", "scaling": {"rule": "fixed", "value": 0.01}, "rounding": rounding}
-    unit = {"accumulator": {"format": "fp32"}, "order": "sequential"}
-    found = [
-        hwsim.budget(model, squared, batch, {"name": "m", "gemm": {"all": {"input": cast, "grad_output": cast, **mac}}}, draws=4)
-        for mac in ({}, {"mac": unit})
-    ]
-    plain, emulated = ([row for row in one.rows if row.role != "accumulator"] for one in found)
-    numbers = [[(r.gemm, r.role, r.cause, r.measured, r.predicted, r.noise) for r in rows] for rows in (plain, emulated)]
-    assert numbers[0] == numbers[1]
-    assert {row.cause for row in emulated if row.measured} >= {"all", "clipping", "rounding"}
-    assert {port: facts for port, facts in found[1].facts.items() if port in found[0].facts} == found[0].facts != {}
-    assert all((row.noise > 0) is (rounding == "stochastic") for row in emulated if row.cause == "all")
-
-
-@pytest.mark.parametrize(
-    ("cast", "causes"),
-    [
-        ({"format": "uint4", "scaling": {"rule": "pact", "value": 1.0}}, ("clipping", "underflow", "rounding")),
-        ({"format": "fp4_e2m1fn", "scaling": {"rule": "delayed", "window": 4}}, ("clipping", "underflow", "rounding")),
-        ({"format": "int3", "scaling": "learned"}, ("clipping", "underflow", "rounding")),
-    ],
-    ids=["pact", "delayed", "learned"],
-)
-def test_what_a_scale_that_a_run_keeps_clips_is_told_from_what_it_rounds(cast: Any, causes: tuple[str, ...]) -> None:
-    torch.manual_seed(0)
-    model, (x, y) = nn.Linear(64, 4), (4 * torch.rand(32, 64) ** 2, torch.randn(32, 4))
-    x[0, 0] = 8.0
-    found = hwsim.budget(model, squared, (x, y), one("output", "input", cast))
-    rows = {row.cause: row for row in found.rows}
-    assert found.facts["weight/output/input"].causes == causes
-    assert found.facts["weight/output/input"].clipped > 0
-    assert all(rows[cause].measured != 0 and rows[cause].predicted != 0 for cause in causes)
-    assert sum(rows[cause].measured for cause in causes) == pytest.approx(rows["all"].measured)
-
-
-def test_an_unsigned_format_clips_what_is_negative_and_underflows_what_is_small() -> None:
-    cast = datapath(one("output", "input", {"format": "uint4", "scaling": {"rule": "fixed", "value": 1.0}})).gemm.output.input
-    found = facts(cast, torch.tensor([-1.0, 0.3, 0.4, 2.2, 17.0]), Draw(), -1)
-    assert (found.clipped, found.underflowed) == (0.4, 0.4)
-
-
-def test_facts_say_what_went_through_a_port(linear: Any) -> None:
-    model, (x, y) = linear
-    found = hwsim.budget(model, squared, (x, y), one("output", "input")).facts["weight/output/input"]
-    assert (found.elements, found.clipped) == (40, 0)
-    assert found.amax == pytest.approx(float(x.abs().max()))
-    assert found.crest == pytest.approx(float(x.abs().max() / x.square().mean().sqrt()))
-    assert sum(found.exponents.values()) == 40
-    assert 0 < found.codes_used <= 1
-    assert found.causes == ("underflow", "rounding", "scale")
-    unit = found.amax / 7
-    assert found.range == (math.floor(math.log2(unit)), math.floor(math.log2(7 * unit * (1 + 1e-7))))
 
 
 @pytest.mark.parametrize(
@@ -320,7 +119,7 @@ def test_forward_casts_change_gradients_weights_and_accuracy_too() -> None:
 
 
 def test_targets_that_are_no_class_numbers_have_no_accuracy(linear: Any) -> None:
-    found = hwsim.budget(*_with_loss(linear), one("output", "weight"))
+    found = hwsim.budget(*with_loss(linear), one("output", "weight"))
     assert math.isnan(found.accuracy)
     assert math.isnan(found.places[0].accuracy)
 
@@ -508,7 +307,7 @@ def test_a_budget_as_json_has_a_row_for_each_cause(linear: Any) -> None:
 
 
 def test_a_machine_that_rounds_nowhere_changes_nothing(linear: Any) -> None:
-    found = hwsim.budget(*_with_loss(linear), {"name": "plain"})
+    found = hwsim.budget(*with_loss(linear), {"name": "plain"})
     assert (found.rows, found.part("all").measured) == ((), 0.0)
     assert "rounds nowhere" in found.headline
 
@@ -536,72 +335,6 @@ def test_wrong_arguments_are_refused(linear: Any, change: dict[str, Any], text: 
         hwsim.budget(model, squared, datapath=one("output", "weight"), **arguments)
 
 
-@pytest.mark.parametrize("a", [[1.0, 2.0, 3.0, 4.0], [3.0, 1.0, 1.0, 2.0]])
-def test_the_rank_correlation_is_spearmans(a: list[float]) -> None:
-    b = [0.5, 0.1, 0.1, 0.9]
-    assert spearman(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic)
-
-
-def agreement(found: list[Budget], forward: bool) -> tuple[float, float, int]:
-    """The rank correlation, the share of changes of at least 1e-5 that are predicted within 20 %, and how many those are."""
-    rows = [row for budget in found for row in budget.places if (row.gemm == "output") is forward]
-    large = [row for row in rows if abs(row.measured) >= 1e-5]
-    near = sum(abs(row.predicted - row.measured) <= 0.2 * abs(row.measured) for row in large)
-    return spearman([row.measured for row in rows], [row.predicted for row in rows]), near / len(large), len(large)
-
-
-def budgets_of(name: str, formats: list[str], lr: float = LR) -> list[Budget]:
-    model, made, batch = trained(name)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    return [
-        hwsim.budget(model, made.loss, batch, all_operands(fmt), optimizer=optimizer, samples=16, causes=False, groups=False)
-        for fmt in formats
-    ]
-
-
-EIGHT_BITS = ["int8", "fp8_e4m3fn", "fp8_e5m2", "mxfp8_e4m3", "mxint8"]
-
-
-@pytest.mark.parametrize(
-    ("name", "lr", "formats", "counted"),
-    [
-        ("digits_cnn", LR, EIGHT_BITS, 20),
-        ("char_gpt", 0.3, ["fp8_e5m2"], 15),
-        pytest.param("char_gpt", 0.3, ["int8", "fp8_e4m3fn"], 20, marks=pytest.mark.large),
-    ],
-)
-def test_eight_bit_casts_are_predicted_in_rank_and_size(name: str, lr: float, formats: list[str], counted: int) -> None:
-    found = budgets_of(name, formats, lr)
-    for forward, least in ((True, 0.95), (False, 0.9)):
-        rank, near, large = agreement(found, forward)
-        assert rank >= least
-        assert large >= counted
-        assert near >= 0.85
-
-
-@pytest.mark.large
-@pytest.mark.parametrize(
-    ("name", "narrow", "others"),
-    [
-        ("digits_cnn", ["int4", "fp4_e2m1", "mxfp4", "nvfp4", "nf4"], [*EIGHT_BITS, "int6", "fp6_e2m3fn", "mxfp6_e2m3", "int3"]),
-        ("char_gpt", ["int4", "fp4_e2m1", "mxfp4"], ["int8", "fp8_e4m3fn", "int6", "int3"]),
-    ],
-    ids=["digits_cnn", "char_gpt"],
-)
-def test_narrow_casts_are_predicted_in_rank(name: str, narrow: list[str], others: list[str]) -> None:
-    budgets = budgets_of(name, narrow)
-    everything = budgets + budgets_of(name, others)
-    assert agreement(budgets, True)[0] >= 0.9
-    assert agreement(budgets, False)[0] >= 0.9
-    assert agreement(everything, True)[0] >= 0.85
-    assert agreement(everything, False)[0] >= 0.9
-
-
-def _with_loss(linear: Any) -> tuple[nn.Module, Any, tuple[Tensor, Tensor]]:
-    model, batch = linear
-    return model, squared, batch
-
-
 def test_the_gradients_of_a_scaled_loss_are_compared_unscaled(linear: tuple[nn.Module, tuple[Tensor, Tensor]]) -> None:
     model, batch = linear
     scaled = {"name": "scaled", "gemm": {"all": {"input": "bf16"}}, "loss_scaling": {"initial": 1024}}
@@ -611,66 +344,3 @@ def test_the_gradients_of_a_scaled_loss_are_compared_unscaled(linear: tuple[nn.M
     assert error > 0
     assert a.part("all").gradient_error == pytest.approx(error, rel=1e-9)
     assert [row.measured for row in a.places] == pytest.approx([row.measured for row in b.places], rel=1e-6)
-
-
-def test_the_prediction_casts_the_gradients_of_the_scaled_loss(linear: tuple[nn.Module, tuple[Tensor, Tensor]]) -> None:
-    model, batch = linear
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    machine = one("grad_weight", "grad_output", "fp8_e5m2") | {"loss_scaling": {"initial": 256}}
-    small = lambda outputs, targets: squared(outputs, targets) / 4096  # noqa: E731
-    for declared in (machine, {key: value for key, value in machine.items() if key != "loss_scaling"}):
-        row = hwsim.budget(model, small, batch, declared, optimizer=optimizer).places[0]
-        assert row.measured != 0
-        assert row.predicted == pytest.approx(row.measured, rel=1e-2)
-
-
-@pytest.mark.parametrize(
-    "scaling", [{"rule": "delayed", "window": 4}, {"rule": "learned"}, {"rule": "pact"}], ids=lambda s: s["rule"]
-)
-def test_a_scale_that_a_run_keeps_is_predicted_as_its_first_step_has_it(linear: Any, scaling: dict[str, Any]) -> None:
-    model, (x, y) = linear
-    machine = one("output", "input", {"format": "int4", "scaling": scaling})
-    for causes in (True, False):
-        row = rows_of(hwsim.budget(model, squared, (x.abs(), y), machine, samples=400, causes=causes), "output", "input")[0]
-        assert row.measured != 0
-        assert row.predicted == pytest.approx(row.measured, rel=0.15)
-
-
-@pytest.mark.parametrize("name", ["fp8_delayed", "w4a4_lsq", "w4a4_pact"])
-def test_recipes_whose_scales_are_state_have_a_budget(name: str) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
-    machine = datapath(name).model_copy(update={"first": None, "last": None})
-    found = hwsim.budget(model, squared, (torch.randn(8, 5), torch.randn(8, 3)), machine, groups=False)
-    assert found.places
-    assert all(math.isfinite(row.measured) and math.isfinite(row.predicted) for row in found.places if row.role != "accumulator")
-
-
-def test_targets_that_the_loss_ignores_have_no_curvature() -> None:
-    torch.manual_seed(0)
-    model, x, targets = (
-        nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 5)),
-        torch.randn(6, 7, 8),
-        torch.randint(5, (6, 7)),
-    )
-    targets[:, 4:] = targets[0] = -100
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(outputs.reshape(-1, 5), targets.reshape(-1))
-
-    for row in hwsim.budget(model, loss, (x, targets), one("output", "weight"), samples=200, causes=False, groups=False).places:
-        assert row.predicted == pytest.approx(row.measured, rel=0.05)
-
-
-def test_checkpointing_changes_no_prediction() -> None:
-    ids = torch.arange(12).view(2, 6) % 11
-    cast = {"format": "fp8_e4m3fn", "scaling": "absmax"}
-    machine = {"name": "m", "gemm": {"all": dict.fromkeys(("input", "weight", "grad_output"), cast)}}
-    found = []
-    for checkpointed in (False, True):
-        torch.manual_seed(0)
-        model = Attentive(checkpointed)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-        budget = hwsim.budget(model, tokenwise, (ids, ids), machine, optimizer=optimizer, samples=2, causes=False, groups=False)
-        found.append({(row.site, row.gemm, row.role): row.predicted for row in budget.places})
-    assert found[1] == pytest.approx(found[0])
