@@ -1,4 +1,4 @@
-"""`hwsim budget`: the error budget of a training step, in a model that was trained in full precision as a study says."""
+"""`hwsim budget`: of a training step in a model that was trained in full precision as a study says, or of an experiment."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from hwsim.models import Task, batches, initial_model
 from . import tasks
 from .choices import TORCH_OPTIMIZERS
 from .disk import write_file
+from .experiments import experiments
 from .files import StudyFile
 from .plan import expand
 from .report.sites import FILE, budgets_hash
-from .schema import Study, TrainingRun
+from .schema import ExperimentRun, ExperimentStudy, Study, TrainingRun
 
 DEFAULT_SITES = 4
 """Of how many datapaths at most a report has a step budget unless the study says of which."""
@@ -57,16 +58,20 @@ def study_budgets(
 ) -> list[StudyBudget]:
     """The budgets of a study's datapaths, each at the first point of the grid that has it, over the study's seeds.
 
+    Of an experiment that splits its errors itself, those of all points of the grid.
+
     Args:
-        file: a study of trainings.
-        names: of datapaths; by default those of `report.budget`, else all that round.
+        file: a study of trainings, or of an experiment with a budget.
+        names: of datapaths; by default those of `report.budget`, else all that round. Of an experiment's points.
         causes: whether each cast is split by cause.
         seeds: how many of the study's seeds; by default all.
         groups: whether roles, GEMMs and layers are measured together too.
 
     Raises:
-        ConfigError: no study of trainings, or a datapath that it does not have or that rounds nowhere.
+        ConfigError: an experiment without a budget, or a datapath that the study does not have or that rounds nowhere.
     """
+    if isinstance(file.study, ExperimentStudy):
+        return _experiment_budgets(file, names, seeds)
     study = _training_study(file)
     found = []
     known: dict[str, Trained] = {}
@@ -94,6 +99,31 @@ def study_budgets(
         together = merged(budgets)
         found.append(StudyBudget(together, verdicts(together, study.budget.limit)))
     return found
+
+
+def _experiment_budgets(file: StudyFile, names: Sequence[str], seeds: int | None) -> list[StudyBudget]:
+    """One budget for each point of an experiment's grid, called after its values."""
+    plan = expand(file)
+    points: dict[str, list[Budget]] = {}
+    for place in plan.places:
+        run = plan.runs[place.id]
+        assert isinstance(run, ExperimentRun)
+        split = experiments()[run.experiment.name].budget  # type: ignore[attr-defined]
+        if split is None:
+            having = ", ".join(name for name, one in experiments().items() if one.budget is not None)
+            raise ConfigError(
+                f"{file.document.name}: got the experiment {run.experiment.name!r}; "  # type: ignore[attr-defined]
+                f"allowed: a study of trainings, or of the experiments {having}"
+            )
+        name = ", ".join(map(str, place.settings.values())) or plan.study.name
+        if names and name not in names:
+            points.setdefault(name, [])
+        elif len(points.setdefault(name, [])) != seeds:
+            points[name].append(split(name, run.experiment, run.seed))
+    for name in names:
+        if name not in points:
+            raise ConfigError(f"budget: {not_allowed('datapath', name, points)} (the points of this study)")
+    return [StudyBudget(merged(budgets), ()) for budgets in points.values() if budgets]
 
 
 def keep_step_budgets(file: StudyFile, folder: Path, plan: str) -> None:
@@ -202,7 +232,7 @@ def trained_in_full(run: TrainingRun, batch_size: int | None = None) -> Trained:
 
 def _training_study(file: StudyFile) -> Study:
     if not isinstance(file.study, Study):
-        raise ConfigError(f"{file.document.name}: got a study of experiments; allowed: a study of trainings")
+        raise ConfigError(f"{file.document.name}: got a study of an experiment; allowed: a study of trainings")
     return file.study
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 TOTAL = "all"
 SHOWN = 20
 MEANS = ("measured", "predicted", "all_but", *METRICS)
-Judge = Literal["loss", "step_loss"]
-JUDGED: dict[Judge, str] = {"loss": "the batch's loss", "step_loss": "its loss after the step"}
+Judge = Literal["loss", "step_loss", "risk"]
+JUDGED: dict[Judge, str] = {"loss": "the batch's loss", "step_loss": "its loss after the step", "risk": "the excess risk"}
 """What a change is the change of, in words."""
 
 
@@ -47,7 +47,7 @@ class Row:
         interval: half the width of the confidence interval (95 %, Student's t) of `measured` over seeds and draws; NaN for a
             single one.
         all_but: the change with all places but this one, NaN where there is no other.
-        judged_by: what `measured` is the change of: the batch's `loss`, or `step_loss`.
+        judged_by: what `measured` is the change of: the batch's `loss`, `step_loss`, or the excess `risk` of linear regression.
         step_loss: the change of the loss after the step.
         accuracy: the change of the share of targets that have the highest score; of forward casts and class numbers.
         intervals: half the widths of the confidence intervals of these metrics, by name.
@@ -95,7 +95,8 @@ class Budget:
         datapath: the machine.
         rows: of each place its whole cast, the largest change first, each followed by its causes.
         totals: of places together: `all`, `only` and `all but` each role, GEMM, layer and site, and the interaction left over.
-        loss, after: of the twin that rounds nowhere: of the batch, and of the same batch after the step.
+        loss, after: of the twin that rounds nowhere: of the batch (of linear regression the excess risk), and of the same batch
+            after the step.
         facts: by port, what went through it.
         accuracy: of the twin, on the batch; NaN where the targets are no class numbers.
     """
@@ -138,8 +139,13 @@ class Budget:
         if not isfinite(self.loss):
             return f"{self.datapath}: the loss of this batch is {self.loss} without any rounding; there is no error to split."
         total = self.part("all")
-        what, base = ("", self.loss) if total.judged_by == "loss" else (" after the step", self.after)
-        text = f"{self.datapath} changes the loss of this batch{what} by {total.measured:+.3g} (from {base:.4g})"
+        subjects: dict[Judge, tuple[str, float]] = {
+            "loss": ("the loss of this batch", self.loss),
+            "step_loss": ("the loss of this batch after the step", self.after),
+            "risk": (JUDGED["risk"], self.loss),
+        }
+        what, base = subjects[total.judged_by]
+        text = f"{self.datapath} changes {what} by {total.measured:+.3g} (from {base:.4g})"
         if not self.places:
             return f"{text}: it rounds nowhere."
         most = self.places[0]

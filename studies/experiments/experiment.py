@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from hwsim.budgets import Budget
 from hwsim.config.record import Record
 
 Row = dict[str, Any]
@@ -83,12 +84,14 @@ class Experiment:
         rows: (parameters, seed) -> rows: a pure function of the two.
         section: all rows of a study, each with the parameters and the seed it belongs to beside its own columns -> the report.
         check: (parameters) -> nothing, or a TaskError for what the rows need and is not there: a package, a file.
+        budget: (name, parameters, seed) -> the error budget that `hwsim budget` shows, of experiments that have one.
     """
 
     parameters: type[Record]
     rows: Callable[[Any, int], list[Row]]
     section: Callable[[Sequence[Mapping[str, Any]]], Section]
     check: Callable[[Any], None] | None = None
+    budget: Callable[[str, Any, int], Budget] | None = None
 
     @property
     def name(self) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, Literal
 
+from hwsim.budgets import Budget
+from hwsim.budgets.regression import regression_budget
 from hwsim.training import COMPONENTS, Noise, StabilityWarning, quantized_sgd
 
 from .experiment import Experiment, Line, Panel, Plot, Row, Section, Table
@@ -41,6 +43,12 @@ def rows(parameters: Parameters, seed: int) -> list[Row]:
         simulated = {"simulated": runs.mean, "standard_error": runs.standard_error}
         found.append({"target": target, **simulated, "predicted": risk(arguments), "bound": bound(arguments)})
     return found
+
+
+def budget(name: str, parameters: Parameters, seed: int) -> Budget:
+    """What each place adds to the risk, simulated beside the exact split."""
+    places = dict.fromkeys(COMPONENTS, parameters.quantizer)
+    return regression_budget(name, parameters.arguments(), places, replicas=parameters.replicas, seed=seed)
 
 
 def section(found: Sequence[Mapping[str, Any]]) -> Section:
@@ -102,4 +110,4 @@ def _panel(title: str, members: Mapping[str, Mapping[str, Any]]) -> Panel:
     return Panel(title, "quantized", "excess risk", lines, y_log=True, places=TARGETS)
 
 
-EXPERIMENT = Experiment(Parameters, rows, section)
+EXPERIMENT = Experiment(Parameters, rows, section, budget=budget)

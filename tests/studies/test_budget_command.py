@@ -29,6 +29,12 @@ from hwsim.studies.report.sites import load_step_budgets, site_records
 
 Write = Callable[..., Path]
 Here = tuple[str, str]
+REGRESSION = """study:
+  name: regression
+  experiment: {name: quantized_sgd_components, dimension: 8, steps: 20, replicas: 64}
+  grid: {experiment.quantizer: [{law: additive, size: 0.01}, {law: multiplicative, size: 0.02}]}
+  seeds: [0, 1]
+"""
 LIMIT: Edit = ("seeds: [0, 1]", "seeds: [0, 1]\n  budget: {limit: {loss: 90 %}, candidates: [fp8_e4m3fn, fp32]}")
 
 
@@ -43,6 +49,28 @@ def study(tmp_path_factory: pytest.TempPathFactory, here: Here) -> SimpleNamespa
     path.write_text(edited(LIMIT))
     hwsim("run", path, "--output", output, *here)
     return SimpleNamespace(path=path, output=output)
+
+
+def test_linear_regression_has_a_budget_that_adds_up_to_the_exact_recursion(tmp_path: Path) -> None:
+    path = tmp_path / "regression.yaml"
+    path.write_text(REGRESSION)
+    found = json.loads(hwsim("budget", path, "--json").stdout)
+    for one in {row["datapath"] for row in found["rows"]}:
+        rows = [row["predicted"] for row in found["rows"] if row["datapath"] == one]
+        total, interaction = (row["predicted"] for row in found["totals"] if row["datapath"] == one)
+        assert len(rows) == 5
+        assert total == pytest.approx(sum(rows) + interaction)
+    (only,) = json.loads(hwsim("budget", path, "--json", "--datapath", "law additive, size 0.01").stdout)["budgets"]
+    assert only["datapath"] == "law additive, size 0.01"
+    assert only["headline"].startswith("law additive, size 0.01 changes the excess risk by ")
+
+
+def test_an_experiment_without_a_budget_names_those_that_have_one(tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text("study: {name: other, experiment: {name: batch_scaling}}")
+    result = hwsim("budget", path)
+    assert result.exit_code == 2
+    assert "'batch_scaling'; allowed: a study of trainings, or of the experiments quantized_sgd_components" in result.output
 
 
 def test_a_budget_as_json_has_a_row_for_each_site_role_and_cause(study: SimpleNamespace) -> None:
