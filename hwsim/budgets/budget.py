@@ -62,8 +62,8 @@ def budget(
         samples: label draws behind the curvature term.
         causes: whether to split every place by cause.
         dtype: what the twin computes in; the casts are the same. None leaves the model's own.
-        steps: optimizer steps on the batch, after which its loss and the weights are compared; what backward casts change is
-            predicted for one step only.
+        steps: optimizer steps on the batch, after which its loss and the weights are compared; what backward casts and the
+            optimizer unit change is predicted for one step only.
         groups: whether each role, GEMM, layer and site is measured alone too, with all but each of them and of the places, and
             Shapley's shares of the roles.
 
@@ -93,8 +93,8 @@ def budget(
 def predicted(
     twin: Twin, machine: Datapath, meter: Meter, places: Sequence[Place], seed: int, samples: int, causes: bool
 ) -> Prediction:
-    """The prediction for some places; accumulators and vector units are measured only."""
-    casts = [p for p in places if p.gemm and p.role != "accumulator" and (p.forward or twin.steps == 1)]
+    """The prediction for some places; accumulators, and vector units with steps of their own, are measured only."""
+    casts = [p for p in places if p.role != "accumulator" and (p.forward or twin.steps == 1)]
     outputs = meter.base[seed].outputs
     if outputs is None:
         return Prediction()

@@ -18,6 +18,7 @@ from hwsim.datapaths import Datapath
 from hwsim.emulator import emulate
 from hwsim.emulator.observing import Dots, Product
 from hwsim.emulator.records import GemmNote
+from hwsim.emulator.sites import Layer
 
 from .dots import Dot, Taken
 
@@ -116,7 +117,7 @@ class _Recorder:
             if self.found is not None:
                 self.found = _with_vectors(self.found, *operands)
 
-    def tensor(self, site: str, name: str, x: Tensor) -> None:
+    def tensor(self, site: str, name: str, x: Tensor, layer: Layer | None = None) -> None:
         """The vector unit or the optimizer unit has made a tensor."""
         self._see(site, "", "weights" if name == "weight" else name, Seen(torch.view_as_real(x) if x.is_complex() else x))
 

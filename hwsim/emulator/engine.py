@@ -221,7 +221,7 @@ class Engine:
         else:
             y = port(x)
         if self.observer is not None and phase is not Phase.RECOMPUTE:
-            self.observer.tensor(_operation(plan, phase, layer), "vector", y)
+            self.observer.tensor(_operation(plan, phase, layer), "vector", y, layer)
         return y
 
     def _results(self, plan: Plan, out: Any, phase: Phase, layer: Layer, origin: Origin) -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .ports import Port
     from .records import GemmNote
-    from .sites import Site
+    from .sites import Layer, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,11 @@ class Observer(Protocol):
         """A GEMM has run, in the forward or the backward pass; recomputed ones are not shown."""
         ...
 
-    def tensor(self, site: str, name: str, x: Tensor) -> None:
+    def tensor(self, site: str, name: str, x: Tensor, layer: Layer | None = None) -> None:
         """Any other tensor, rounded: a `vector` result, what the optimizer read (`gradient`), made (`update`) or stored.
 
         What is stored has the name of its kind: `weight`, `momentum`, `variance`, `state`, `scale`. What is recomputed is not
-        shown.
+        shown. A vector result comes with its layer.
         """
         ...
 

@@ -35,6 +35,43 @@ def test_the_loss_of_a_linear_model_is_predicted_by_derivative_and_curvature(lin
     assert row.predicted == pytest.approx(row.measured, rel=0.03)
 
 
+def test_the_first_order_term_of_a_vector_unit_is_the_derivative_times_the_error_of_its_forward_results() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    x, y = torch.randn(16, 6), torch.randn(16, 3)
+    machine = datapath({"name": "vector", "vector": "fp8_e4m3fn"})
+    found = hwsim.budget(model, squared, (x, y), machine, samples=0)
+    hidden = model.double()[1](model[0](x.double())).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(squared(model[2](hidden), y.double()), hidden)
+    assert machine.vector is not None
+    error = apply(machine.vector, hidden.detach()) - hidden.detach()
+    predicted = {row.site: row.predicted for row in found.places}
+    assert predicted["1"] == pytest.approx(float((gradient * error).sum()), rel=1e-6)
+    assert predicted["0"] == predicted["2"] == 0  # sums of gradients, for the biases
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "char_gpt"])
+def test_what_the_vector_unit_changes_is_predicted(name: str) -> None:
+    model, made, batch = trained(name)
+    found = hwsim.budget(model, made.loss, batch, {"name": "vector", "vector": "bf16"}, causes=False, groups=False)
+    assert not any(math.isnan(row.predicted) for row in found.places)
+    assert found.rank_correlation >= 0.95
+    assert found.part("all").predicted == pytest.approx(found.part("all").measured, rel=0.25)
+
+
+def test_what_the_optimizer_unit_changes_is_predicted() -> None:
+    model, made, batch = trained("digits_cnn")
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    unit = dict.fromkeys(("gradient", "momentum", "variance", "update", "weight"), "bf16")
+    machine = {"name": "unit", "optimizer": unit}
+    found = hwsim.budget(model, made.loss, batch, machine, optimizer=optimizer, causes=False, groups=False)
+    assert {row.role for row in found.places} == set(unit)
+    assert found.rank_correlation_after_step >= 0.95
+    for row in found.places:
+        if row.role != "weight":
+            assert row.predicted == pytest.approx(row.measured, rel=0.02)
+
+
 @pytest.mark.parametrize(("gemm", "role"), [("grad_weight", "grad_output"), ("grad_weight", "input"), ("grad_weight", "result")])
 def test_backward_casts_are_judged_by_the_loss_after_the_step(linear: Any, gemm: str, role: str) -> None:
     model, batch = linear
