@@ -98,7 +98,7 @@ def _stored(name: str, weight: torch.Tensor, fmt: Format, share: Granularity) ->
             f"{rows.flatten()[at].item()!r} in row {at // rows.shape[1]}; allowed: values of the format times the row's scale"
         )
     table = torch.tensor([codes[v] for v in fmt.values().double().tolist()], device=weight.device)
-    codes_of_rows = table[_places(rows / scales, values)]
+    codes_of_rows = table[_places(rows, scales, values)]
     return HardwareWeight(fmt, from_rows(codes_of_rows, weight.shape, share).contiguous(), scales, share)
 
 
@@ -110,7 +110,7 @@ def _best_fit(rows: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, t
     for magnitude in sorted({abs(v) for v in values.tolist() if v}, reverse=True):
         first = amax / magnitude
         for scale in (first, torch.nextafter(first, first.new_zeros(())), torch.nextafter(first, first.new_full((), torch.inf))):
-            on_grid = values[_places(rows / scale, values)] * scale
+            on_grid = values[_places(rows, scale, values)] * scale
             off = (rows != on_grid).sum(-1, keepdim=True)
             better = off < fewest
             best, scales = torch.where(better, on_grid, best), torch.where(better, scale, scales)
@@ -120,6 +120,8 @@ def _best_fit(rows: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, t
     return best, scales
 
 
-def _places(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Which of the values is nearest to each element."""
-    return torch.bucketize(x, (values[1:] + values[:-1]) / 2)
+def _places(rows: torch.Tensor, scale: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Which of the values is nearest to each element over its scale."""
+    # In double: quotients rounded to bfloat16 lie half a step and more from the values of 8 bits.
+    wide = values.double()
+    return torch.bucketize(rows.double() / scale.double(), (wide[1:] + wide[:-1]) / 2)

@@ -8,7 +8,22 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hwsim.errors import ConfigError
-from hwsim.training import LSBQ, PARQ, BinaryRelax, Hard, LevelQuantizer, Linear, Parq, ProxMap, Sigmoid, Ternary, Uniform
+from hwsim.formats import Integer
+from hwsim.training import (
+    LSBQ,
+    PARQ,
+    BinaryRelax,
+    FormatLevels,
+    Hard,
+    LevelQuantizer,
+    Linear,
+    Parq,
+    ProxMap,
+    Sigmoid,
+    Ternary,
+    Uniform,
+    to_hardware,
+)
 from hwsim.training.nearest import nearest
 
 with warnings.catch_warnings():
@@ -16,6 +31,7 @@ with warnings.catch_warnings():
     pytest.importorskip("torchao")
     from torchao.prototype.parq import optim as released
     from torchao.prototype.parq import quant
+    from torchao.quantization import IntxUnpackedToInt8Tensor
 
 X = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))
 Y = torch.randint(4, (64,), generator=torch.Generator().manual_seed(2))
@@ -26,11 +42,11 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
 
 
-def weights_after(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor]:
+def weights_after(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, inputs: torch.Tensor = X) -> list[torch.Tensor]:
     seen = []
     for _ in range(steps):
         optimizer.zero_grad()
-        cross_entropy(model(X), Y).backward()
+        cross_entropy(model(inputs), Y).backward()
         optimizer.step()
         seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     return seen
@@ -95,6 +111,42 @@ def test_trajectories_are_equal_with_warm_up_late_starts_groups_and_adamw(
     )
     for step, (a, b) in enumerate(zip(weights_after(mine, wrapped, 10), weights_after(other, peer, 10), strict=True)):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-6, msg=lambda m, step=step: f"step {step}: {m}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("share", ["tensor", {"channel": 0}, {"group": 8}], ids=str)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_trained_integer_weights_are_torchaos_tensors_with_our_codes_and_scales_bit_for_bit(
+    bits: int, share: object, dtype: torch.dtype
+) -> None:
+    model = network().to(dtype)
+    optimizer = PARQ(
+        torch.optim.SGD(groups(model), lr=0.05), [FormatLevels(Integer(bits)), None], Hard(), granularity=share, period=1
+    )
+    weights_after(model, optimizer, 3, X.to(dtype))
+    for name, stored in to_hardware(model, Integer(bits), share).items():
+        weight = model.get_parameter(name).detach()
+        rows = len(weight) if share != "tensor" else 1
+        block = {"tensor": tuple(weight.shape), str({"channel": 0}): (1, weight.shape[1])}.get(str(share), (1, 8))
+        scale = stored.scales.reshape(rows, -1)
+        codes, zero = stored.elements().to(torch.int8), torch.zeros_like(scale, dtype=torch.int8)
+        made = IntxUnpackedToInt8Tensor(codes, scale, zero, getattr(torch, f"int{bits}"), block, dtype, None)
+        assert torch.equal(made.dequantize(), weight)
+        assert torch.equal(stored.values(), weight)
+        if not (dtype is torch.bfloat16 and bits == 8):
+            assert torch.equal(requantized(weight, scale, block, bits).qdata, codes)
+
+
+def requantized(weight: torch.Tensor, scale: torch.Tensor, block: tuple[int, ...], bits: int) -> IntxUnpackedToInt8Tensor:
+    """What torchao makes of a weight with scales that are given."""
+    return IntxUnpackedToInt8Tensor.from_hp(
+        weight,
+        block,
+        getattr(torch, f"int{bits}"),
+        intx_choose_qparams_algorithm=None,
+        custom_scale=scale,
+        custom_zero_point=torch.zeros_like(scale, dtype=torch.int8),
+    )
 
 
 class TestDefectsOfTheRelease:
@@ -163,3 +215,14 @@ class TestDefectsOfTheRelease:
 
         q, levels = AsymUnifQuantizer().quantize(w[0], 3)
         assert not torch.isin(q, levels).any()
+
+    def test_eight_bit_codes_of_bfloat16_weights_move_when_they_are_quantized_again(self) -> None:
+        """The reciprocal of the scale is rounded to 8 bits of significand, too few for 256 values."""
+        scale = torch.tensor([[0.0017]], dtype=torch.bfloat16)
+        weight = (torch.arange(-128.0, 128.0, dtype=torch.bfloat16) * scale).reshape(1, -1)
+        theirs = requantized(weight, scale, (1, 256), 8)
+        assert 0.02 < float((theirs.dequantize() != weight).double().mean())
+        layer = nn.Linear(256, 1, bias=False).bfloat16()
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+        assert torch.equal(to_hardware(layer, Integer(8))["weight"].values(), weight)
