@@ -61,9 +61,11 @@ class Machine:
         Raises:
             ConfigError: the loss was not scaled.
         """
+        # A wrapper's gradients are its base's, which is the one that steps.
+        stepping = getattr(optimizer, "base", optimizer)
         with self._rest():
-            self._engine.scales.share(optimizer)
-            self._engine.loss.unscale(optimizer)
+            self._engine.scales.share(stepping)
+            self._engine.loss.unscale(stepping)
 
     def learned_scales(self) -> dict[str, nn.Parameter]:
         """The scales that train, by port; the optimizer of the block has them already."""

@@ -59,6 +59,9 @@ class PARQ(Optimizer):
     Source: Jin et al. 2025 (arXiv 2503.15748), algorithm 1.
     """
 
+    # torch.amp.GradScaler hands its scale to an optimizer that divides by it; a fused base would look for it at itself, in vain.
+    _step_supports_amp_scaling = False
+
     def __init__(
         self,
         base: Optimizer,
@@ -108,7 +111,10 @@ class PARQ(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step; a closure is evaluated once, at the network's weights w."""
+        """One step; a closure is evaluated once, at the network's weights w.
+
+        A step whose gradients the base optimizer's hooks drop, as loss scaling does where they are not finite, changes nothing.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -116,6 +122,9 @@ class PARQ(Optimizer):
         fused = {id(latent): loop for group in self._drawn for latent, loop in self._fused(group)}
         with self._latents_in_groups(without=fused):
             self.base.step()
+            dropped = any(w.grad is not None and u.grad is None for w, u in self.latents())
+        if dropped:
+            return loss
         at_once(list(fused.values()))
         for group in self._drawn:
             self._draw(group, done=fused)

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 import hwsim
+from hwsim.datapaths import Datapath, LossScaling
+from hwsim.errors import ConfigError
 from hwsim.training import (
     LSBQ,
     PARQ,
@@ -73,3 +76,73 @@ def test_weights_trained_on_an_integer_datapath_deploy_with_the_same_logits() ->
     for layer in (model[0], model[2]):  # type: ignore[index]
         nn.init.zeros_(layer.bias)
     assert check_deployment(model, to_hardware(model, int4), X).exact
+
+
+class TestLossScaling:
+    """The loss's scale lifts gradients into fp16's range; the latent weights' step divides them, or is left out."""
+
+    @staticmethod
+    def trained(name: str, scaling: LossScaling | None, steps: int, clip: float | None = None) -> tuple[PARQ, float]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
+        weights, others = split_parameters(model)
+        base = torch.optim.AdamW([{"params": weights}, {"params": others}], lr=0.02)
+        optimizer = PARQ(base, [LSBQ(2), None], Parq(Sigmoid(0, 6)), period=2, anneal_weight_decay=0.5)
+        machine = hwsim.datapath(name).model_copy(update={"loss_scaling": scaling})
+        assert isinstance(machine, Datapath)
+        with hwsim.emulate(model, machine, optimizer=optimizer) as running:
+            for _ in range(steps):
+                optimizer.zero_grad()
+                running.scale(cross_entropy(model(X), Y)).backward()
+                if clip is not None:
+                    running.unscale(optimizer)
+                    clip_grad_norm_(model.parameters(), clip)
+                optimizer.step()
+        return optimizer, running.state_dict()["loss_scaling"]["factor"]
+
+    @staticmethod
+    def everything(optimizer: PARQ) -> list[torch.Tensor]:
+        moments = [t for state in optimizer.base.state.values() for t in state.values()]
+        levels = [optimizer.levels_of(w)[0] for w, _ in optimizer.latents()]
+        others = optimizer.param_groups[1]["params"]
+        return [*others, *(t for pair in optimizer.latents() for t in pair), *levels, *moments]
+
+    @pytest.mark.parametrize("clip", [None, 0.05], ids=["as it is", "clipped"])
+    @pytest.mark.parametrize(
+        ("name", "small", "large"), [("bf16", None, 2.0**16), ("fp16", 2.0**8, 2.0**11)], ids=["bf16", "fp16"]
+    )
+    def test_by_a_power_of_two_changes_no_bit_of_a_run(
+        self, name: str, small: float | None, large: float, clip: float | None
+    ) -> None:
+        scalings = [None if factor is None else LossScaling(initial=factor) for factor in (small, large)]
+        (plain, _), (scaled, _) = (self.trained(name, scaling, 5, clip) for scaling in scalings)
+        assert plain.steps_done == scaled.steps_done == 5
+        assert all(torch.equal(a, b) for a, b in zip(self.everything(plain), self.everything(scaled), strict=True))
+
+    def test_leaves_out_a_step_with_infinite_gradients_and_its_place_in_the_schedules(self) -> None:
+        """One step of an impossible scale, which then falls to one that a run without that step begins with."""
+        failed, factor = self.trained("fp16", LossScaling(initial=2.0**40, backoff=2.0**-30), 6)
+        assert factor == 2.0**10
+        assert failed.steps_done == 5
+        expected, _ = self.trained("fp16", LossScaling(initial=2.0**10), 5)
+        assert all(torch.equal(a, b) for a, b in zip(self.everything(expected), self.everything(failed), strict=True))
+        assert failed.param_groups[0]["weight_decay"] == expected.param_groups[0]["weight_decay"]
+
+    def test_leaves_weights_that_were_not_drawn_yet_as_they_were(self) -> None:
+        failed, _ = self.trained("fp16", LossScaling(initial=2.0**40), 1)
+        torch.manual_seed(0)
+        fresh = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
+        assert failed.steps_done == 0
+        for layer, (w, u) in zip((fresh[0], fresh[2]), failed.latents(), strict=True):
+            assert torch.equal(w, layer.weight)
+            assert torch.equal(u, layer.weight)
+
+    def test_refuses_to_divide_gradients_again_that_were_stepped_on(self) -> None:
+        model = nn.Linear(4, 2)
+        optimizer = PARQ(torch.optim.SGD(model.parameters(), lr=0.1), LSBQ(1))
+        machine = hwsim.datapath("fp16")
+        with hwsim.emulate(model, machine, optimizer=optimizer) as running:
+            running.scale(model(torch.ones(1, 4)).sum()).backward()
+            optimizer.step()
+            with pytest.raises(ConfigError, match="loss_scaling: the loss was not scaled"):
+                running.unscale(optimizer)
