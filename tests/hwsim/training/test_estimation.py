@@ -1,7 +1,7 @@
 """PARs on a grid estimate as well as the penalties they stand in for, whatever the grid."""
 
 from itertools import pairwise
-from math import sqrt
+from math import inf, sqrt
 
 import pytest
 import torch
@@ -95,6 +95,23 @@ def test_descent_on_the_mcp_like_penalty_stays_as_near_to_mcp_as_the_penalties_d
     assert float(convexity.min()) > 0.2
     assert 0 < float((apart / (2 * strength * above / convexity).sqrt()).max()) <= 0.25
     assert float(quantization_rate(found, par).mean()) > float(quantization_rate(start, par).mean())
+
+
+def test_par_finds_planted_ternary_weights_ten_times_nearer_than_rounding_ridge_with_its_best_strength() -> None:
+    """70 observations of 100 weights, a fifth of them -1 or 1: of 20 instances' errors, whose means' ratio is 26."""
+    draw, levels = torch.Generator().manual_seed(0), (0.0, 1.0)
+    design = torch.randn(20, 70, 100, generator=draw, dtype=F64)
+    signs = torch.randint(2, (20, 100), generator=draw).double() * 2 - 1
+    truth = signs * (torch.rand(20, 100, generator=draw, dtype=F64) < 0.2)
+    noise = 0.05 * torch.randn(20, 70, generator=draw, dtype=F64)
+    glm = Glm(design, torch.bmm(design, truth.unsqueeze(-1)).squeeze(-1) + noise)
+    par = PAR(levels, (*l1_slopes(levels)[:-1], inf))
+    own = (accelerated(glm, par, 0.003, stopping=Stopping(1e-6, 5000)).x - truth).norm(dim=-1)
+    moment, gram = (design * glm.response.unsqueeze(-1)).mean(1), glm.hessian(torch.zeros(20, 100, dtype=F64))
+    ridges = [torch.linalg.solve(gram + t * torch.eye(100, dtype=F64), moment) for t in (1e-4, 1e-3, 1e-2, 1e-1)]
+    rounded = torch.stack([(x.round().clamp(-1, 1) - truth).norm(dim=-1) for x in ridges]).amin(0)
+    difference = rounded - 10 * own
+    assert float(difference.mean() - 3 * difference.std() / len(own) ** 0.5) > 0
 
 
 @pytest.mark.parametrize(("n", "d", "beats_rounding"), [(100, 300, True), (60, 120, False)])

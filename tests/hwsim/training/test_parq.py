@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import pairwise
 from math import inf
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 import hwsim
 from hwsim.errors import ConfigError
-from hwsim.fields import format_mapping
+from hwsim.fields import format_mapping, format_record
 from hwsim.formats import Integer
 from hwsim.training import (
     LSBQ,
@@ -31,6 +33,7 @@ from hwsim.training import (
     ProxQuant,
     Sigmoid,
     Soft,
+    Ternary,
     Uniform,
     aprox,
     learned_codebook,
@@ -67,11 +70,17 @@ def wrapped(model: nn.Module, base: str = "sgd", prox_map: ProxMap | None = None
     return PARQ(OPTIMIZERS[base]([{"params": weights}, {"params": others}]), [quantizer, None], prox_map, **options)  # type: ignore[list-item, arg-type]
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, x: torch.Tensor = X) -> None:
     for _ in range(steps):
         optimizer.zero_grad()
-        cross_entropy(model(X), Y).backward()
+        cross_entropy(model(x), Y).backward()
         optimizer.step()
+
+
+SIZES = [(LSBQ(1), 2), (Ternary(), 3), (LSBQ(2), 4), (LSBQ(3), 8), (LSBQ(4), 16), (Uniform(1), 2), (Uniform(2), 4),
+         (Uniform(3), 8), (Uniform(4), 16), (Uniform(3, "max", zero=True), 7), (FormatLevels(format_record("fp4_e2m1")), 15),
+         (FormatLevels(format_record("nf4")), 16)]  # fmt: skip
+"""Quantizers with the number of their levels."""
 
 
 class TestWrapper:
@@ -205,6 +214,81 @@ class TestWrapper:
         train(second, resumed, 7)
         for a, b in zip(whole.parameters(), second.parameters(), strict=True):
             assert torch.equal(a, b)
+
+    @pytest.mark.parametrize(("quantizer", "count"), SIZES, ids=str)
+    @pytest.mark.parametrize("granularity", ["tensor", {"channel": 0}], ids=str)
+    def test_each_layer_holds_exactly_the_values_of_the_level_set_after_training(
+        self, quantizer: LevelQuantizer, count: int, granularity: object
+    ) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 4))
+        for layer in (model[0], model[2], model[4]):
+            nn.init.normal_(layer.weight, std=0.2)
+        options = {"quantizer": quantizer, "granularity": granularity, "period": 3}
+        train(model, optimizer := wrapped(model, prox_map=Parq(Sigmoid(0, 6)), **options), 7)
+        for weight, _ in optimizer.latents():
+            levels, _ = optimizer.levels_of(weight)
+            assert levels.shape[1] == count
+            rows = weight.reshape(1, -1) if granularity == "tensor" else weight
+            for row, values in zip(rows.tolist(), levels.tolist(), strict=True):
+                assert set(row) <= set(values)
+                if len(row) == 3600:
+                    # The one largest magnitude, on one side, may have set the outermost levels of both.
+                    assert set(row) >= set(values[1:-1])
+                if len(row) >= 60 and count <= 4:
+                    assert set(row) == set(values)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("quantizer", [LSBQ(2), Uniform(3), Ternary(), FormatLevels(Integer(4))], ids=str)
+    def test_in_half_precision_draws_each_weight_to_its_nearest_level_and_resumes_bit_for_bit(
+        self, quantizer: LevelQuantizer, dtype: torch.dtype
+    ) -> None:
+        def trained(steps: int, state: dict[str, Any] | None = None) -> tuple[nn.Module, PARQ]:
+            model = network().to(dtype)
+            optimizer = wrapped(model, prox_map=Hard(), quantizer=quantizer, granularity={"channel": 0}, warmup=1, period=3)
+            if state is not None:
+                model.load_state_dict(state["model"])
+                optimizer.load_state_dict(state["optimizer"])
+            train(model, optimizer, steps, X.to(dtype))
+            return model, optimizer
+
+        whole, optimizer = trained(8)
+        for weight, latent in optimizer.latents():
+            assert weight.dtype == latent.dtype == dtype
+            levels, _ = optimizer.levels_of(weight)
+            for w, u, row in zip(weight.double(), latent.double(), levels.double(), strict=True):
+                assert bool(torch.isin(w, row).all())
+                least = (u[:, None] - row).abs().amin(-1)
+                # A middle of two levels is rounded to the weights' precision.
+                assert bool(((u - w).abs() <= least + torch.finfo(dtype).eps * row.abs().max()).all())
+        begun, before = trained(5)
+        file = BytesIO()
+        torch.save({"model": begun.state_dict(), "optimizer": before.state_dict()}, file)
+        file.seek(0)
+        resumed, after = trained(3, torch.load(file, weights_only=True))
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(optimizer.latents(), after.latents(), strict=True))
+
+    @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
+    def test_under_torchs_gradient_scaler_is_what_it_is_without_though_its_base_could_divide_itself(
+        self, base: type[torch.optim.Optimizer]
+    ) -> None:
+        """A fused base reads the scale from an attribute that the scaler would set on the wrapper."""
+
+        def trained(scaler: torch.amp.GradScaler) -> list[torch.Tensor]:
+            model = network()
+            weights, others = split_parameters(model)
+            fused = base([{"params": weights}, {"params": others}], lr=0.1, fused=True)
+            optimizer = PARQ(fused, [LSBQ(2), None], Parq(Sigmoid(0, 6)), period=2)
+            for _ in range(4):
+                optimizer.zero_grad()
+                scaler.scale(cross_entropy(model(X), Y)).backward()
+                scaler.step(optimizer)
+                scaler.update()
+            return [*model.parameters(), *(u for _, u in optimizer.latents())]
+
+        plain, scaled = (trained(torch.amp.GradScaler("cpu", 2.0**12, enabled=on)) for on in (False, True))
+        assert all(torch.equal(a, b) for a, b in zip(plain, scaled, strict=True))
 
     def test_is_the_base_optimizer_during_the_warmup(self) -> None:
         plain, model = network(), network()
