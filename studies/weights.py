@@ -112,8 +112,8 @@ class QuantizerChoice(Record):
     """The weights of linear and convolution layers are drawn to few values while they are trained.
 
     Args:
-        method: `ste` (always the nearest level in forward and backward), `binary_relax`, `parq`, `lsq` (a learned step), or
-            `post_training` (trained without, rounded for every test).
+        method: `ste` (always the nearest level in forward and backward), `binary_relax`, `parq`, `lsq` (a learned step, of which
+            levels of one bit give -s and s), or `post_training` (trained without, rounded for every test).
         levels: a format's name (scaled by the largest magnitude), or `rule`: `lsbq`, `uniform`, `ternary`, `format`.
         granularity: what shares levels.
         period: steps between updates of the levels.
@@ -136,23 +136,24 @@ class QuantizerChoice(Record):
         if self.start >= self.end:
             raise ValueError(f"end: got {self.end:g} with start {self.start:g}; allowed: a later share of the run")
         if self.method == "lsq":
-            self.learned_bits()
+            self.learned_levels()
         return self
 
-    def learned_bits(self) -> int:
-        """The bits of a learned step size; 1 for -s, 0, s.
+    def learned_levels(self) -> tuple[int, bool]:
+        """The bits of a learned step size and whether zero is among its levels; 1 bit with zero for -s, 0, s.
 
         Raises:
-            ValueError: the levels are no signed integers per tensor.
+            ValueError: the levels are neither -s and s nor signed integers, or not per tensor.
         """
         fmt = self.levels.format if isinstance(self.levels, FormatValues) else None
-        ternary = isinstance(self.levels, TernaryLevels) or (fmt is not None and fmt.values().tolist() == [-1.0, 0.0, 1.0])
+        values = [] if fmt is None else fmt.values().tolist()
+        binary = (isinstance(self.levels, LsbqLevels | UniformLevels) and self.levels.bits == 1) or values == [-1.0, 1.0]
+        ternary = isinstance(self.levels, TernaryLevels) or values == [-1.0, 0.0, 1.0]
         integers = isinstance(fmt, Integer) and fmt.signed and fmt.bits > 1
-        if not (ternary or integers) or self.granularity != "tensor":
-            raise ValueError(
-                "levels: got none that one learned step makes; allowed with lsq: ternary, int2 to int8, granularity tensor"
-            )
-        return 1 if ternary or fmt is None else fmt.bits
+        if not (binary or ternary or integers) or self.granularity != "tensor":
+            allowed = "binary, lsbq or uniform of 1 bit, ternary, int2 to int8, granularity tensor"
+            raise ValueError(f"levels: got none that one learned step makes; allowed with lsq: {allowed}")
+        return (fmt.bits if isinstance(fmt, Integer) and integers else 1), not binary
 
     def prox_map(self, steps: int) -> ProxMap:
         """How far the weights are drawn, over a run of so many steps."""
@@ -257,7 +258,8 @@ def _learned(model: nn.Module, choice: QuantizerChoice, make: Callable[[Any], Op
     for module in list(model.modules()):
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and id(weight) in chosen:
-            learned.append((module, LSQ(weight, choice.learned_bits())))
+            bits, zero = choice.learned_levels()
+            learned.append((module, LSQ(weight, bits, zero=zero)))
             parametrize.register_parametrization(module, "weight", learned[-1][1])
     return Trainee(make(model.parameters()), rate=lambda: _learned_rate(learned))
 

@@ -40,8 +40,11 @@ def test_every_method_trains_to_a_finite_loss_with_its_weights_on_the_levels(met
     assert outcome.coverage == {"operations": 1.0, "flops": 1.0}
 
 
-@pytest.mark.parametrize(("levels", "count"), [("{rule: ternary}", 3), ("ternary", 3)])
-def test_a_learned_step_makes_ternary_levels_too(levels: str, count: int) -> None:
+@pytest.mark.parametrize(
+    ("levels", "count"),
+    [("{rule: ternary}", 3), ("ternary", 3), ("{rule: lsbq, bits: 1}", 2), ("{rule: uniform, bits: 1}", 2), ("binary", 2)],
+)
+def test_a_learned_step_makes_ternary_and_binary_levels_too(levels: str, count: int) -> None:
     run = run_of(f"{{method: lsq, levels: {levels}}}")
     model = initial_model(tasks.build(run.task), 0)
     trainee(model, run.quantizer, lambda parameters: torch.optim.SGD(parameters, lr=1.0), 1)
@@ -121,7 +124,8 @@ def test_methods_and_levels_are_axes_with_names_of_their_own() -> None:
         ("{method: ste, levels: {rule: lsbq, bits: 3, optimal: true}}", "LSBQ bits: got 3 with optimal=True; allowed: 1 or 2"),
         ("{method: ste, levels: {rule: lsqb, bits: 3}}", "allowed: format, lsbq, ternary, uniform; did you mean 'lsbq'?"),
         ("{method: parq, levels: int4, start: 0.5, end: 0.5}", "end: got 0.5 with start 0.5; allowed: a later share of the run"),
-        ("{method: lsq, levels: nf4}", "levels: got none that one learned step makes; allowed with lsq: ternary, int2 to int8"),
+        ("{method: lsq, levels: nf4}", "levels: got none that one learned step makes; allowed with lsq: binary, lsbq or"),
+        ("{method: lsq, levels: {rule: lsbq, bits: 2}}", "1 bit, ternary, int2 to int8, granularity tensor"),
         ("{method: ste, levels: int4, periode: 3}", "study.quantizer.periode: unknown key"),
     ],
 )

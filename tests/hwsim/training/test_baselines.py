@@ -38,6 +38,35 @@ class TestLSQ:
         assert lsq.levels().tolist() == sorted({*(x + 0.0 for x in lsq(v).tolist()), *(x + 0.0 for x in lsq(v / 10).tolist())})
         assert len(lsq.levels()) == count
 
+    def test_of_one_bit_without_zero_is_the_sign_times_its_step_with_the_same_gradients(self) -> None:
+        v = torch.tensor([-9.0, -0.6, -1e-45, 0.0, 0.2, 3.1], dtype=torch.float64, requires_grad=True)
+        lsq = LSQ(v, 1, zero=False)
+        assert lsq.step.item() == v.detach().abs().mean().item()
+        with torch.no_grad():
+            lsq.step.fill_(0.5)
+        y = lsq(v)
+        assert y.tolist() == [-0.5, -0.5, -0.5, 0.5, 0.5, 0.5]
+        y.sum().backward()
+        assert v.grad is not None
+        assert v.grad.tolist() == [0, 0, 1, 1, 1, 0]
+        # Outside -1 or 1; inside the sign less v / s.
+        assert float(lsq.step.grad) == pytest.approx((-1 - 1 - 1 + 1 + (1 - 0.4) + 1) / 6**0.5)  # type: ignore[arg-type]
+        assert lsq.levels().tolist() == [-0.5, 0.5]
+        assert bool(lsq(torch.tensor([torch.nan])).isnan())
+
+    def test_of_one_bit_without_zero_starts_at_the_step_of_least_squared_error(self) -> None:
+        v = normal(200)
+        lsq = LSQ(v, 1, zero=False)
+        best = lsq.step.item()
+        errors = [float((v.abs() - factor * best).square().sum()) for factor in (0.99, 1.0, 1.01)]
+        assert errors[1] == min(errors)
+        assert float((lsq(v).detach() - v).square().sum()) == pytest.approx(errors[1])
+
+    @pytest.mark.parametrize(("bits", "signed"), [(2, True), (1, False)])
+    def test_refuses_other_values_without_zero(self, bits: int, signed: bool) -> None:
+        with pytest.raises(ConfigError, match=r"LSQ without zero: got \d (un)?signed bits; allowed: 1 signed bit"):
+            LSQ(normal(3), bits, signed, zero=False)
+
     def test_refuses_too_many_bits(self) -> None:
         with pytest.raises(ConfigError, match="LSQ bits: got 9; allowed: a whole number from 1 to 8"):
             LSQ(normal(3), 9)

@@ -1,6 +1,7 @@
 """Trained weights become codes and scales with proof, and the deployed network is compared bit for bit."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 import hwsim
@@ -16,7 +17,19 @@ from hwsim.casts import Cast
 from hwsim.errors import ConfigError
 from hwsim.fields import format_record
 from hwsim.formats import Integer
-from hwsim.training import LSQ, PARQ, FormatLevels, Hard, check_deployment, split_parameters, to_hardware, unit_layer
+from hwsim.training import (
+    LSQ,
+    PARQ,
+    FormatLevels,
+    Hard,
+    HardwareWeight,
+    Parq,
+    Sigmoid,
+    check_deployment,
+    split_parameters,
+    to_hardware,
+    unit_layer,
+)
 from hwsim.training.deploy import unscaled_layer
 from hwsim.training.nearest import nearest
 from hwsim.training.rows import from_rows, granularity, to_rows
@@ -184,12 +197,55 @@ def test_a_gpt_is_checked_with_its_head_whose_weight_is_that_of_the_embedding(sh
     assert check.logits.largest < 1e-6
 
 
-@pytest.mark.parametrize(("bits", "fmt"), [(1, "ternary"), (2, "int2"), (4, "int4")])
-def test_weights_that_lsq_learned_are_stored_and_checked_as_the_network_computes_with_them(bits: int, fmt: str) -> None:
+def test_a_hugging_face_model_trains_is_stored_and_comes_back_in_a_fresh_model_of_its_configuration(tmp_path: Path) -> None:
+    int4, tokens = Integer(4), torch.arange(8)[None]
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    model = AutoModelForCausalLM.from_config(config)
+    weights, others = split_parameters(model)
+    base = torch.optim.AdamW([{"params": weights}, {"params": others}], lr=0.01)
+    optimizer = PARQ(base, [FormatLevels(int4), None], Parq(Sigmoid(0, 4)), granularity={"channel": 0}, period=1)
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = model(tokens, labels=tokens).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    stored = to_hardware(model, int4, {"channel": 0})
+    block = "transformer.h.0"
+    assert set(stored) == {
+        "transformer.wte.weight",  # which is the head's, too
+        f"{block}.attn.c_attn.weight", f"{block}.attn.c_proj.weight", f"{block}.mlp.c_fc.weight", f"{block}.mlp.c_proj.weight",
+    }  # fmt: skip
+    config.save_pretrained(tmp_path)
+    codes = {name: (weight.codes.to(torch.int8), weight.scales) for name, weight in stored.items()}
+    rest = {name: p.detach() for name, p in model.named_parameters() if name not in stored}
+    torch.save({"codes": codes, "rest": rest}, tmp_path / "weights.pt")
+    saved = torch.load(tmp_path / "weights.pt", weights_only=True)
+    fresh = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path))
+    read = {name: HardwareWeight(int4, code.long(), s, granularity({"channel": 0})) for name, (code, s) in saved["codes"].items()}
+    assert not fresh.load_state_dict(saved["rest"] | {name: weight.values() for name, weight in read.items()}, strict=False)[1]
+    assert fresh.lm_head.weight is fresh.transformer.wte.weight
+    with torch.no_grad():
+        assert torch.equal(fresh.eval()(tokens).logits, model.eval()(tokens).logits)
+    assert {name: weight.codes.tolist() for name, weight in to_hardware(fresh, int4, {"channel": 0}).items()} == {
+        name: weight.codes.tolist() for name, weight in stored.items()
+    }
+
+
+LEARNED = [(1, False, "binary"), (1, True, "ternary"), (2, True, "int2"), (4, True, "int4")]
+
+
+@pytest.mark.parametrize(("bits", "zero", "fmt"), LEARNED)
+def test_weights_that_lsq_learned_are_stored_and_checked_as_the_network_computes_with_them(
+    bits: int, zero: bool, fmt: str
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
     for layer in (model[0], model[3]):
-        parametrize.register_parametrization(layer, "weight", LSQ(layer.weight, bits))
+        parametrize.register_parametrization(layer, "weight", LSQ(layer.weight, bits, zero=zero))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for _ in range(3):
         optimizer.zero_grad()
