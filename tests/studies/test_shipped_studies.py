@@ -72,3 +72,38 @@ def test_every_training_recipe_is_compared() -> None:
         machine = hwsim.datapath(name)
         assert machine.first
         assert machine.last
+
+
+NETWORKS = ("parq_training_deit", "parq_training_gpt", "parq_training_resnet20")
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Plan:
+    return expand(load_study("parq_training_deit"))
+
+
+def test_networks_are_drawn_to_few_values_beside_rounded_activations_of_each_width_that_hardware_pairs_with_them(
+    drawn: Plan,
+) -> None:
+    points = {(p.datapath, p.settings["quantizer.levels"], p.settings["quantizer.method"]) for p in drawn.places}
+    trained, binary = {"ste", "binary_relax", "parq", "lsq"}, "rule lsbq, bits 1"
+    methods = {pair: {m for d, v, m in points if (d, v) == pair} for pair in {(d, v) for d, v, _ in points}}
+    expected = {("a8", binary): trained, ("a8", "rule ternary"): trained, ("a4", "rule ternary"): trained}
+    expected |= {(d, v): {*trained, "post_training"} for d in ("a8", "a4") for v in ("int2", "int4")}
+    expected |= {("fp32", v): {*trained, "post_training"} for v in (binary, "rule ternary", "int2", "int3", "int4")}
+    expected |= {("fp32", v): {*trained, "post_training"} - {"lsq"} for v in ("fp4_e2m1", "nf4")}
+    assert methods == expected
+    assert len(drawn.runs) == 3 * len(points) == 195
+
+
+def test_the_studies_of_networks_have_the_same_points() -> None:
+    asked = [(study.grid, study.exclude, study.seeds) for study in (study_of(load_study(name)) for name in NETWORKS)]
+    assert asked[0] == asked[1] == asked[2]
+
+
+def test_points_and_methods_that_were_added_leave_stored_runs_their_ids(drawn: Plan) -> None:
+    """Runs of hours are found again by these names."""
+    ids = {(p.datapath, *p.settings.values(), p.seed): p.id for p in drawn.places}
+    assert ids["fp32", "rule lsbq, bits 1", "ste", 0] == "aa98a669a682"
+    assert ids["a8", "int4", "parq", 2] == "d388d57683e3"
+    assert ids["fp32", "rule ternary", "lsq", 1] == "910cb2f80d7b"
