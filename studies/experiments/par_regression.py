@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from math import inf, sqrt
 from statistics import fmean
@@ -24,10 +24,11 @@ from hwsim.training import (
     proximal_gradient,
     quantization_rate,
     squared_l2_slopes,
+    stairs,
 )
 
-from .experiment import Experiment, Line, Panel, Plot, Row, Section, Table
-from .words import number, percent
+from .experiment import Experiment, Row
+from .par_findings import section
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -49,6 +50,7 @@ class Parameters(Record):
         sparsity: non-zero weights of the truth, of magnitudes between top / 4 and 3/4 top; noise: deviation of the responses.
         observations: n of the estimation errors, with lambda = strength_of_noise * noise * sqrt(log d / n).
         iterations: numbers of iterations at which objectives are compared.
+        starts: points from which each problem that is not convex is solved.
     """
 
     name: Literal["par_regression"]
@@ -63,6 +65,7 @@ class Parameters(Record):
     strength_of_noise: Positive = 1.0
     observations: Annotated[tuple[Count, ...], Field(min_length=1)] = (40, 80, 160, 320, 640)
     iterations: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+    starts: Count = 5
 
     @property
     def levels(self) -> tuple[float, ...]:
@@ -80,9 +83,9 @@ class Parameters(Record):
 
 
 def rows(parameters: Parameters, seed: int) -> list[Row]:
-    """Quantization rates, then estimation errors, then objectives by iteration."""
+    """Quantization rates, then estimation errors, objectives by iteration, and critical points by start."""
     draw = torch.Generator().manual_seed(seed)
-    parts = (_rates, _zero_slope, _repeated_columns, _errors, _objectives)
+    parts = (_rates, _zero_slope, _repeated_columns, _errors, _objectives, _flat_pieces, _critical_points)
     return [row for part in parts for row in part(parameters, draw)]
 
 
@@ -182,123 +185,58 @@ def _objectives(parameters: Parameters, draw: torch.Generator) -> list[Row]:
     return found
 
 
-def section(found: Sequence[Mapping[str, Any]]) -> Section:
-    """Rates with their bound, errors on logarithmic axes, and convergence."""
-    kinds = ("rate", "zero slope", "repeated columns", "error", "objective")
-    rates, flat, twice, errors, gaps = ([row for row in found if row["kind"] == kind] for kind in kinds)
-    tables = [_rate_table(rates, flat, twice), _error_table(errors), _gap_table(gaps)]
-    plots = [
-        Plot("Quantization rate against n/d, with the bound 1 - n/d.", _rate_panels(rates)),
-        Plot("Estimation error against n.", _error_panels(errors)),
-        Plot("Objective above its minimum.", [_gap_panel(gaps)]),
-    ]
-    return Section(_headline(rates, flat, twice, errors, gaps), tables, plots)
+def _flat_pieces(parameters: Parameters, draw: torch.Generator) -> list[Row]:
+    """The counter-example that is not convex: stairs, and data that weights inside their flat halves fit exactly, started there.
+
+    Where all weights lie in flat pieces and the loss's gradient is zero, the point is critical and nothing is quantized.
+    """
+    p, n, d = parameters.problems, max(1, parameters.dimension // 10), parameters.dimension
+    design = torch.randn(p, n, d, generator=draw, dtype=torch.float64)
+    cells = torch.randint(len(parameters.levels) - 1, (p, d), generator=draw)
+    signs = torch.randint(2, (p, d), generator=draw) * 2 - 1
+    inside = signs * parameters.spacing * (cells.double() + 0.75)
+    near = inside + 0.01 * parameters.spacing * torch.randn(p, d, generator=draw, dtype=torch.float64)
+    par, problem = stairs(parameters.levels), Glm(design, torch.bmm(design, inside.unsqueeze(-1)).squeeze(-1))
+    found = proximal_gradient(problem, par, 0.1, near, TIGHT)
+    rate = quantization_rate(found.x, par)
+    numbers = {"rate": float(rate.mean()), "least": float(rate.min()), "bound": 1 - n / d, "share": n / d}
+    return [{"kind": "flat pieces", "violation": _violation(problem, par, 0.1, found.x), **numbers}]
 
 
-def _mean(rows: Sequence[Mapping[str, Any]], column: str) -> float:
-    return fmean(row[column] for row in rows)
+def _critical_points(parameters: Parameters, draw: torch.Generator) -> list[Row]:
+    """Where the families that are not convex end from zero and from random starts, which the theorem covers all."""
+    p, d, starts = parameters.problems, parameters.dimension, parameters.starts
+    n = max(1, d // 4)
+    problem, _ = _instance(parameters, n, draw)
+    again = problem.take(torch.arange(p).repeat_interleave(starts))
+    begin = parameters.top / 2 * torch.randn(p, starts, d, generator=draw, dtype=torch.float64)
+    begin[:, 0] = 0.0
+    found: list[Row] = []
+    for family in ("quasi-convex", "non-convex"):
+        par = parameters.families[family]
+        for strength in parameters.strengths:
+            solved = accelerated(again, par, strength, begin.flatten(0, 1), TIGHT)
+            rate, objectives = quantization_rate(solved.x, par), solved.objective.reshape(p, starts)
+            points = fmean(_distinct(x) for x in solved.x.reshape(p, starts, d))
+            spread = float((objectives.amax(-1) / objectives.amin(-1) - 1).mean())
+            row = {"kind": "starts", "family": family, "strength": strength, "starts": starts, "points": points, "spread": spread}
+            row |= {"rate": float(rate.mean()), "least": float(rate.min()), "bound": 1 - n / d, "share": n / d}
+            found.append(row | {"violation": _violation(again, par, strength, solved.x)})
+    return found
 
 
-def _grouped(rows: Sequence[Mapping[str, Any]], *columns: str) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
-    return groups
+def _violation(problem: Glm, par: PAR, strength: float, x: torch.Tensor) -> float:
+    """How far the loss's gradient is from -strength times Clarke's subdifferential of psi, 0 at a critical point."""
+    low, high = par.subgradient(x)
+    needed = -problem.gradient(x)
+    outside = torch.maximum(strength * low - needed, needed - strength * high)
+    return float(outside.clamp(min=0).max())
 
 
-def _rate_table(
-    rates: Sequence[Mapping[str, Any]], flat: Sequence[Mapping[str, Any]], twice: Sequence[Mapping[str, Any]]
-) -> Table:
-    lines = []
-    for (family, share, strength), group in _grouped(rates, "family", "share", "strength").items():
-        least = percent(min(row["least"] for row in group))
-        lines.append([family, number(share), number(strength), percent(_mean(group, "rate")), least, percent(group[0]["bound"])])
-    for name, members, given in (("convex, a zero slope", flat, "0.1"), ("convex, each column twice", twice, "")):
-        if members:
-            least = percent(min(row["least"] for row in members))
-            strength = given or number(members[0]["strength"])
-            lines.append([name, number(members[0]["share"]), strength, percent(_mean(members, "rate")), least, "none"])
-    return Table("Quantization rates", ["family", "n/d", "lambda", "mean", "least", "bound"], lines)
-
-
-def _error_table(errors: Sequence[Mapping[str, Any]]) -> Table:
-    lines = []
-    for (penalty, method, n), group in _grouped(errors, "penalty", "method", "n").items():
-        numbers = [number(_mean(group, "error")), number(_mean(group, "prediction")), percent(_mean(group, "rate"))]
-        lines.append([penalty, method, str(n), *numbers])
-    return Table(
-        "Errors against the truth", ["penalty", "method", "n", "estimation error", "prediction error", "on a level"], lines
-    )
-
-
-def _gap_table(gaps: Sequence[Mapping[str, Any]]) -> Table:
-    groups = _grouped(gaps, "solver", "iterations")
-    lines = [[solver, str(iterations), number(_mean(group, "gap"))] for (solver, iterations), group in groups.items()]
-    return Table("Objective above its minimum", ["solver", "iterations", "gap"], lines)
-
-
-def _rate_panels(rates: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    panels = []
-    for (strength,), members in _grouped(rates, "strength").items():
-        lines = []
-        for (family,), group in _grouped(members, "family").items():
-            by_share = _grouped(group, "share")
-            shares = [share for (share,) in by_share]
-            lines.append(Line(family, shares, [min(row["least"] for row in group) for group in by_share.values()]))
-        lines.append(Line("1 - n/d", lines[0].x, [1 - share for share in lines[0].x], "dots"))
-        panels.append(Panel(f"lambda = {strength:g}", "n / d", "least rate", lines))
-    return panels
-
-
-def _error_panels(errors: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    panels = []
-    for (penalty,), members in _grouped(errors, "penalty").items():
-        lines = []
-        for (method,), group in _grouped(members, "method").items():
-            means = {n: _mean(rows, "error") for (n,), rows in _grouped(group, "n").items()}
-            shown = {n: mean for n, mean in means.items() if mean > 0}
-            lines.append(Line(method, list(shown), list(shown.values())))
-        panels.append(Panel(penalty, "observations", "estimation error", lines, x_log=True, y_log=True))
-    return panels
-
-
-def _gap_panel(gaps: Sequence[Mapping[str, Any]]) -> Panel:
-    lines = []
-    for (solver,), members in _grouped(gaps, "solver").items():
-        means = {n: _mean(group, "gap") for (n,), group in _grouped(members, "iterations").items()}
-        lines.append(Line(solver, list(means), [max(gap, 1e-16) for gap in means.values()]))
-    return Panel("", "iterations", "gap", lines, x_log=True, y_log=True)
-
-
-def _headline(*parts: Sequence[Mapping[str, Any]]) -> str:
-    rates, flat, twice, errors, gaps = parts
-    margin = min(row["least"] - row["bound"] for row in rates)
-    above = sum(row["least"] >= row["bound"] - 1e-12 for row in rates)
-    text = f"The quantization rate is at least 1 - n/d in {above} of {len(rates)} settings (smallest margin {percent(margin)})"
-    if flat:
-        text += f", and {percent(_mean(flat, 'rate'))} where a slope is zero (1 - n/d would be {percent(flat[0]['bound'])})"
-    if twice:
-        text += f", and {percent(_mean(twice, 'rate'))} where each column is there twice ({percent(twice[0]['bound'])})"
-    largest = max(row["n"] for row in errors)
-    at = {
-        key: _mean(group, "error")
-        for key, group in _grouped([r for r in errors if r["n"] == largest], "penalty", "method").items()
-    }
-    errors_of = {penalty: [number(at[penalty, method]) for method in ("PAR", "classical", "rounded after")] for penalty, _ in at}
-    words = [f"{penalty} {own} ({classical}, {rounded})" for penalty, (own, classical, rounded) in errors_of.items()]
-    text += (
-        f". At n = {largest} PAR's estimation error (the classical penalty's, that rounded after the fit) is: {', '.join(words)}"
-    )
-    most = max(row["iterations"] for row in gaps)
-    last = {
-        solver: _mean(group, "gap")
-        for (solver,), group in _grouped([g for g in gaps if g["iterations"] == most], "solver").items()
-    }
-    return (
-        f"{text}. After {most} iterations the objective is above its minimum by "
-        + ", ".join(f"{number(gap)} ({solver})" for solver, gap in last.items())
-        + "."
-    )
+def _distinct(points: torch.Tensor) -> int:
+    """How many of the points differ by more than a solver's accuracy."""
+    apart = torch.cdist(points, points, p=torch.inf) > 1e-6
+    return sum(bool(apart[i, :i].all()) for i in range(len(points)))
 
 
 EXPERIMENT = Experiment(Parameters, rows, section)
