@@ -1,9 +1,12 @@
 """Solvers find critical points on which the theory's rates and bounds hold."""
 
+from functools import cache
 from math import inf, log, nan, sqrt
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 
 from hwsim.errors import ConfigError
 from hwsim.training import (
@@ -15,6 +18,7 @@ from hwsim.training import (
     Glm,
     GuaranteeWarning,
     Stopping,
+    Trajectory,
     accelerated,
     admm,
     aprox,
@@ -55,15 +59,48 @@ def instance(family=SQUARES, problems: int = 3, n: int = 10, d: int = 40, seed: 
     return Glm(design, response[family.name], family)
 
 
-def bounded(strength: float) -> tuple[Glm, PAR, float, float, torch.Tensor]:
-    """An absolute loss with a PAR: the Lipschitz constant, the radius and the least objective that a long run finds."""
+STEPS, STRENGTH = 1000, 0.05
+
+
+@cache
+def bounded() -> tuple[Glm, PAR, float, float, torch.Tensor]:
+    """Eight absolute losses with a PAR: the Lipschitz constant, the distance from 0 to the minimisers, the least objectives."""
     d = 20
-    problem = instance(ABSOLUTE, problems=2, n=60, d=d)
+    problem = instance(ABSOLUTE, problems=8, n=60, d=d)
     par = PAR((0, 0.5, 1, 1.5, 2, 2.5), (0.5, 1, 1.5, 2, 2.5, 3))
-    lipschitz = float(problem.design.norm(dim=-1).max()) + strength * 3 * d**0.5
-    long = aprox(problem, par, strength, lambda t: 0.5 / t**0.5, 1500, batch=60)
-    radius = float(long.average.norm(dim=-1).max())
-    return problem, par, lipschitz, radius, torch.minimum(long.average_objective[-1], long.objective[-1])
+    lipschitz = float(problem.design.norm(dim=-1).max()) + STRENGTH * 3 * d**0.5
+    pairs = zip(problem.design, problem.response, strict=True)
+    x, least = zip(*(least_absolute(a.numpy(), b.numpy(), par) for a, b in pairs), strict=True)
+    minimisers, minima = torch.tensor(np.array(x)), torch.tensor(least, dtype=F64)
+    torch.testing.assert_close(objective(problem, par, STRENGTH, minimisers), minima, rtol=0, atol=1e-9)
+    return problem, par, lipschitz, float(minimisers.norm(dim=-1).max()), minima
+
+
+def least_absolute(a: np.ndarray, b: np.ndarray, par: PAR) -> tuple[np.ndarray, float]:
+    """The minimiser and the minimum of mean |A x - b| + strength sum_i max_k (a_k (|x_i| - q_k) + psi(q_k)), by epigraphs."""
+    (n, d), zero = a.shape, np.zeros
+    # The variables: x, then one bound above each residual, then one above each psi(x_i).
+    rows = [np.hstack([s * a, -np.eye(n), zero((n, d))]) for s in (1, -1)]
+    right = [b, -b]
+    for level, slope in zip(par.levels, par.slopes, strict=True):
+        height = float(par.value(torch.tensor(level, dtype=F64)))
+        rows += [np.hstack([s * slope * np.eye(d), zero((d, n)), -np.eye(d)]) for s in (1, -1)]
+        right += 2 * [np.full(d, slope * level - height)]
+    cost = np.concatenate([zero(d), np.full(n, 1 / n), np.full(d, STRENGTH)])
+    found = linprog(cost, np.vstack(rows), np.concatenate(right), bounds=(None, None))
+    return found.x[:d], found.fun
+
+
+@cache
+def trajectories() -> tuple[Trajectory, Trajectory]:
+    """AProx and Prox-SGD on those losses with the steps of the theorem."""
+    problem, par, lipschitz, radius, _ = bounded()
+
+    def step(t: int) -> float:
+        return radius / (2 * lipschitz * sqrt(t))
+
+    own, other = (run(problem, par, STRENGTH, step, STEPS, seed=1, observe=(10, 100, 300)) for run in (aprox, prox_sgd))
+    return own, other
 
 
 def mean_gradient(family: str, problem: Glm, index: int, chosen: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -200,6 +237,17 @@ class TestBounds:
         assert bool(((x - ridge).norm(dim=-1) <= gap * d**0.5 / 2 / 2).all())
         assert bool((problem.predictor(x - ridge).square().mean(-1) <= strength * d * gap**2 / 4 / 50).all())
 
+    def test_ridge_like_predictions_are_ten_times_nearer_ridges_than_those_of_ridge_rounded_to_the_same_levels(self) -> None:
+        """Mean |A (x - ridge)|^2 / n of twenty problems with n = 40, d = 160, gap = 0.4, strength = 1/8: 0.005 against 2.3."""
+        n, d, gap, strength = 40, 160, 0.4, 0.125
+        problem = instance(problems=20, n=n, d=d)
+        levels = tuple(gap * k for k in range(11))
+        x = accelerated(problem, PAR(levels, squared_l2_slopes(levels)), strength, stopping=Stopping(1e-6, 5000)).x
+        gram, moment = problem.hessian(x), (problem.design * problem.response.unsqueeze(-1)).mean(1)
+        ridge = torch.linalg.solve(gram + strength * torch.eye(d, dtype=F64), moment)
+        own, rounded = (problem.predictor(y - ridge).square().mean(-1) for y in (x, gap * (ridge / gap).round()))
+        assert 10 * float(own.mean()) < float(rounded.mean())
+
 
 class TestStochasticMethods:
     @pytest.mark.parametrize("run", [aprox, prox_sgd])
@@ -257,24 +305,39 @@ class TestStochasticMethods:
             assert torch.equal(whole.average_objective[row], stopped.average_objective[-1])
             assert torch.equal(whole.rate[row], stopped.rate[-1])
 
-    def test_the_last_iterate_of_aprox_stays_within_the_theorem_and_quantized_where_prox_sgd_is_neither(self) -> None:
-        steps, strength = 1000, 0.05
-        problem, par, lipschitz, radius, least = bounded(strength)
-        runs = [
-            run(problem, par, strength, lambda t: radius / (2 * lipschitz * t**0.5), steps, seed=1) for run in (aprox, prox_sgd)
-        ]
-        for objectives, margin in ((runs[0].objective, 100), (runs[0].average_objective, 10)):
-            assert float((objectives[-1] - least).max()) <= convergence_bound(lipschitz, radius, steps) / margin
-        assert float(runs[0].rate[-1].min()) >= 0.15
-        assert float(runs[1].rate[-1].max()) <= 0.1
+    def test_aprox_stays_within_the_theorem_at_all_times_and_ends_nearer_the_minimum_than_prox_sgd(self) -> None:
+        """Mean gaps of eight problems to their minima: the bound is 39 times as large after 10 steps, 400 after 1000."""
+        own, _ = trajectories()
+        *_, lipschitz, radius, least = bounded()
+        for i, (t, margin) in enumerate({10: 30, 100: 50, 300: 100, STEPS: 300}.items()):
+            bound = lipschitz * radius * (2.5 + 1.5 * log(t)) / sqrt(t)
+            assert convergence_bound(lipschitz, radius, t) == pytest.approx(bound)
+            gaps, averages = own.objective[i] - least, own.average_objective[i] - least
+            assert bool((gaps >= -1e-9).all())
+            assert bool((averages >= -1e-9).all())
+            assert float(gaps.mean()) <= bound / margin
+            assert float(averages.mean()) <= bound / 25
+        last, other = (run.objective[-1] - least for run in trajectories())
+        assert float((other - last).mean() - 2 * (other - last).std() / len(least) ** 0.5) > 0
+
+    def test_the_last_iterate_of_aprox_is_as_quantized_as_its_flat_parts_are_wide_and_that_of_prox_sgd_is_not(self) -> None:
+        """Of a cell's width after T steps, gamma strength 1/2 is flat and 1/2 is not: 42 %; measured are 46 % and below 1 %."""
+        own, other = trajectories()
+        *_, lipschitz, radius, _ = bounded()
+        flat = STRENGTH / 2 * sum(radius / (2 * lipschitz * sqrt(t)) for t in range(1, STEPS + 1))
+        assert float(own.rate[-1].mean()) >= flat / (flat + 0.5) >= 0.4
+        assert float(own.rate[-1].min()) >= 0.3
+        assert float(other.rate[-1].mean()) <= 0.02
+        # One of a problem's twenty weights.
+        assert float(other.rate[-1].max()) <= 0.05
 
     def test_the_last_iterate_of_aprox_with_a_constant_step_stays_within_its_own_theorem(self) -> None:
-        """Gap <= 2 G sqrt(D (2 + ln T) / T) at eta = sqrt(D / ((2 + ln T) T)) / G, by a factor of five."""
-        steps, strength = 1000, 0.05
-        problem, par, lipschitz, radius, least = bounded(strength)
-        eta = sqrt(radius**2 / 2 / ((2 + log(steps)) * steps)) / lipschitz
-        gap = float((aprox(problem, par, strength, lambda t: eta, steps, seed=1).objective[-1] - least).max())
-        assert 0 < gap <= constant_step_bound(lipschitz, radius, steps) / 5
+        """Gap <= 2 G sqrt(D (2 + ln T) / T) at eta = sqrt(D / ((2 + ln T) T)) / G: 4.41 against a mean of 0.38, at most 0.82."""
+        problem, par, lipschitz, radius, least = bounded()
+        eta = sqrt(radius**2 / 2 / ((2 + log(STEPS)) * STEPS)) / lipschitz
+        gaps = aprox(problem, par, STRENGTH, lambda t: eta, STEPS, seed=1).objective[-1] - least
+        assert 0 < float(gaps.mean()) <= constant_step_bound(lipschitz, radius, STEPS) / 10
+        assert float(gaps.max()) <= constant_step_bound(lipschitz, radius, STEPS) / 5
 
     def test_the_constant_step_bound_is_the_formula_and_below_the_other_for_long_runs(self) -> None:
         assert constant_step_bound(2.0, 3.0, 1) == pytest.approx(2 * 2 * sqrt(4.5 * 2))
