@@ -131,8 +131,8 @@ def _headline(*parts: Sequence[Mapping[str, Any]]) -> str:
     met = sum(row["least"] >= row["bound"] - 1e-12 for row in starts)
     points = _mean(starts, "points")
     text += (
-        f". From {starts[0]['starts']} starts a problem that is not convex ends in {points:.1f} critical points on average, whose "
-        f"rates are all at least 1 - n/d in {met} of {len(starts)} settings"
+        f". From {starts[0]['starts']} starts a problem that is not convex ends in {points:.1f} critical points on average, "
+        f"whose rates are all at least 1 - n/d in {met} of {len(starts)} settings"
     )
     largest = max(row["n"] for row in errors)
     at = {
