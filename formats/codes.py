@@ -23,6 +23,7 @@ def encode(x: Tensor, fmt: Format) -> Tensor:
     """The codes (int64, x's shape) of exact values of the format.
 
     NaN gives the canonical code. -0 gives the code of 0 where the format has no -0. A code of 64 bits is the int64 of its bits.
+    `encode(decode(c))` is c, but for the exceptions that `properties.canonical_codes` lists.
 
     Raises:
         FormatError: x is no floating tensor, or an element is no value of the format; the first such element is named.
@@ -43,7 +44,7 @@ def encode(x: Tensor, fmt: Format) -> Tensor:
     binade = torch.where(normal, exponent - grid.min_exponent - int(not grid.zero), 0)
     codes = _signed(torch.where(ordinary, (binade << grid.mantissa_bits) + k, 0), value.signbit(), grid)
     if grid.nan_code is not None:
-        codes = torch.where(value.isnan(), _int64(grid.nan_code), codes)
+        codes = torch.where(value.isnan(), int64_code(grid.nan_code), codes)
         known |= value.isnan()
     if grid.infinity_code is not None:
         infinite = value.isinf() & (value > 0 if grid.sign_bit is None else True)
@@ -137,7 +138,7 @@ def _floating(code: Tensor, grid: Grid) -> Tensor:
     if grid.sign_bit is not None:
         negative = (code >> grid.sign_bit) & 1 != 0
         value = torch.where(negative & ((k != 0) | grid.negative_zero), -value, value)
-    return value if grid.nan_code is None else torch.where(code == _int64(grid.nan_code), torch.nan, value)
+    return value if grid.nan_code is None else torch.where(code == int64_code(grid.nan_code), torch.nan, value)
 
 
 def _signed(magnitude: Tensor, negative: Tensor, grid: Grid) -> Tensor:
@@ -146,10 +147,10 @@ def _signed(magnitude: Tensor, negative: Tensor, grid: Grid) -> Tensor:
         return torch.where(negative, -magnitude, magnitude) & ((1 << grid.bits) - 1)
     if grid.sign_bit is None:
         return magnitude
-    return torch.where(negative & ((magnitude != 0) | grid.negative_zero), magnitude | _int64(1 << grid.sign_bit), magnitude)
+    return torch.where(negative & ((magnitude != 0) | grid.negative_zero), magnitude | int64_code(1 << grid.sign_bit), magnitude)
 
 
-def _int64(code: int) -> int:
+def int64_code(code: int) -> int:
     """A code as the int64 of the same 64 bits."""
     return code - (1 << WORD) if code >> (WORD - 1) else code
 

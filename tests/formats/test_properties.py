@@ -47,6 +47,20 @@ class Tangled(Codebook):
         return Levels(values=(-1.0, 0.0, 0.5, 2.0), codes=(0, 1, 2, 3), boundaries=(-0.5, 0.5, 1.5), bits=2)
 
 
+@dataclass(frozen=True)
+class Twice(Codebook):
+    """Each level has two codes, and no sign bit tells them apart."""
+
+    examples: ClassVar[Any] = classmethod(lambda kind: (kind((-1.0, 0.0, 1.0, 2.0)),))
+
+    @property
+    def bits(self) -> int:  # type: ignore[override]
+        return super().bits + 1
+
+    def decode_code(self, code: int) -> Fraction | float:
+        return super().decode_code(code % len(self.levels))
+
+
 def entry(name: str, what: object) -> SimpleNamespace:
     return SimpleNamespace(name=name, value=f"plugin:{name}", load=lambda: what)
 
@@ -87,6 +101,7 @@ def test_a_sound_kind_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (Unproven, r"kind: 'mine' has fields without defaults; allowed: those, or a class method `examples\(\)`"),
         (OffByOne, "int3: 'decodes alike' fails at code 0"),
+        (Twice, r"codebook\(4 levels\): 'a code comes back' fails at code 4"),
         (Tangled, r"codebook\(4 levels\): 'decodes alike' fails at code 2"),
         (object, "kind: 'mine' of plugin:mine is <class 'object'>; allowed: a subclass of Format"),
     ],
