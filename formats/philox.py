@@ -30,7 +30,7 @@ class Draw:
         offset: index of the tensor's first element in the logical tensor.
 
     Raises:
-        FormatError: a number out of range.
+        FormatError: a number out of range, or a site that is no text.
     """
 
     seed: int = 0
@@ -41,6 +41,8 @@ class Draw:
     offset: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.site, str):
+            raise FormatError(f"site: got {self.site!r}; allowed: text, such as 'layer1.0.conv1'", "site")
         for name, limit in (("seed", 63), ("step", 32), ("call", 16), ("rank", 16), ("offset", 63)):
             given = getattr(self, name)
             if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given < 1 << limit:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from hwsim.casts import Cast, Channel, Scaling, holds_all
 from hwsim.config import Document, explain
-from hwsim.errors import ConfigError
+from hwsim.errors import ConfigError, FormatError
 from hwsim.formats import Block, Draw, Format, Projection, Rounding
 from hwsim.formats.blocks import quantize_blocks
 from hwsim.formats.operators import cpu_direct, quantize_tensor
 from hwsim.formats.rounding import NanRule, Overflow
-from hwsim.formats.scaled import PER_TENSOR, ScaleLayout, geometry
+from hwsim.formats.scaled import CARRIERS, PER_TENSOR, ScaleLayout, geometry
 from hwsim.formats.tiling import tiling
 from hwsim.scaling import magnitude_max, scale_of
 
@@ -243,7 +243,7 @@ def quantize(
         fmt: a format, its name, or a mapping as in YAML.
         rounding, overflow, nan: see Rounding and Projection.
         scaling: see Scaling.
-        axis: the axis that groups, and the blocks of a block format, run along.
+        axis: the axis that groups, and the blocks of a block format, run along; one of x's, whatever the format.
         seed, site, step, call, rank, offset: the key of a stochastic rounding (see Draw).
         return_parts: a Quantized (values, codes, scale codes) instead of the values.
         backend: one of `hwsim.backends()`; by default numba on CPU, triton on CUDA and torch elsewhere.
@@ -254,8 +254,9 @@ def quantize(
         float64 that does.
 
     Raises:
-        FormatError, ConfigError: an unknown name, or a combination that cannot be.
+        FormatError, ConfigError: no dense floating tensor, no such axis, an unknown name, or a combination that cannot be.
     """
+    _check_given(x, axis)
     given: tuple[Any, ...] = (fmt, rounding, overflow, nan, scaling, gradient)
     named = not any(isinstance(field, dict | list) for field in given)
     cast = _known_cast(str(fmt), *given) if named else _cast(*given)
@@ -266,6 +267,18 @@ def quantize(
     if cast.gradient == "clip":
         found = replace(found, values=_clipped(x.detach(), found))
     return found if return_parts else found.values
+
+
+def _check_given(x: object, axis: object) -> None:
+    """Refuse what is no dense tensor of a dtype that is rounded, and an axis that it does not have."""
+    allowed = f"a dense floating tensor: {', '.join(map(str, CARRIERS))}"
+    if not isinstance(x, Tensor):
+        raise FormatError(f"x: got a {type(x).__name__}; allowed: {allowed}", "x")
+    if x.dtype not in CARRIERS or x.layout is not torch.strided or x.is_nested:
+        raise FormatError(f"x: got a tensor of {x.dtype}, {x.layout}; allowed: {allowed}", "x")
+    axes = max(x.dim(), 1)
+    if isinstance(axis, bool) or not isinstance(axis, int) or not -axes <= axis < axes:
+        raise FormatError(f"axis: got {axis!r} for a tensor of shape {tuple(x.shape)}; allowed: {-axes} to {axes - 1}", "axis")
 
 
 def _clipped(x: Tensor, found: Quantized) -> Tensor:

@@ -3,6 +3,7 @@
 from math import inf, nan
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -156,6 +157,14 @@ WRONG = {
     "backend": ({"backend": "nunba"}, r"backend: got 'nunba'; allowed: .*; did you mean 'numba'\?"),
     "a list": ({"scaling": ["absmax"]}, r"scaling: "),
     "seed": ({"seed": -1}, r"seed: got -1; allowed: a whole number from 0 to 2\^63 - 1"),
+    "a word as seed": ({"seed": "a"}, r"seed: got 'a'; allowed: a whole number from 0 to 2\^63 - 1"),
+    "step": ({"step": -1}, r"step: got -1; allowed: a whole number from 0 to 2\^32 - 1"),
+    "site": ({"site": 3}, r"site: got 3; allowed: text"),
+    "site of a stochastic rounding": ({"site": None, "rounding": "stochastic"}, r"site: got None; allowed: text"),
+    "axis": ({"axis": 7}, r"axis: got 7 for a tensor of shape \(2,\); allowed: -1 to 0"),
+    "axis from the end": ({"axis": -2}, r"axis: got -2 for a tensor of shape \(2,\); allowed: -1 to 0"),
+    "axis of groups": ({"axis": 1, "scaling": {"rule": "absmax", "granularity": {"group": 2}}}, r"axis: got 1 for .*: -1 to 0"),
+    "a word as axis": ({"axis": "0"}, r"axis: got '0' for a tensor of shape \(2,\); allowed: -1 to 0"),
 }
 
 
@@ -164,6 +173,33 @@ def test_a_wrong_argument_is_told_what_is_allowed(case: str) -> None:
     arguments, message = WRONG[case]
     with pytest.raises((ConfigError, FormatError), match=message):
         hwsim.quantize(torch.ones(2), "int8", **arguments)
+
+
+NO_TENSOR: dict[str, tuple[Any, str]] = {
+    "list": ([1.0], "a list"),
+    "None": (None, "a NoneType"),
+    "array": (np.ones(2), "a ndarray"),
+    "integers": (torch.ones(2, dtype=torch.int64), "a tensor of torch.int64, torch.strided"),
+    "codes": (torch.ones(2).to(torch.float8_e4m3fn), "a tensor of torch.float8_e4m3fn, torch.strided"),
+    "complex": (torch.ones(2, dtype=torch.complex64), "a tensor of torch.complex64, torch.strided"),
+    "sparse": (torch.eye(2).to_sparse(), "a tensor of torch.float32, torch.sparse_coo"),
+}
+
+
+@pytest.mark.parametrize("fmt", ["fp4", "int8", "mxfp4"])
+@pytest.mark.parametrize("case", NO_TENSOR)
+def test_what_is_no_dense_floating_tensor_is_refused(case: str, fmt: str) -> None:
+    x, given = NO_TENSOR[case]
+    scaling = None if fmt == "mxfp4" else "absmax"
+    with pytest.raises(FormatError, match=f"^x: got {given}; allowed: a dense floating tensor: torch.float16, torch.bfloat16"):
+        hwsim.quantize(x, fmt, scaling=scaling)
+
+
+def test_a_scalar_has_one_axis() -> None:
+    for axis in (0, -1):
+        assert hwsim.quantize(torch.tensor(1.1), "fp4", axis=axis) == 1
+    with pytest.raises(FormatError, match=r"axis: got 1 for a tensor of shape \(\); allowed: -1 to 0"):
+        hwsim.quantize(torch.tensor(1.1), "fp4", axis=1)
 
 
 def test_a_nan_that_a_format_cannot_hold_is_refused_unless_said() -> None:
@@ -193,6 +229,30 @@ def test_a_saturating_operand_clips_the_infinities_of_its_own_dtype() -> None:
     torch.nn.init.constant_(layer.weight, 2.0**-100)
     with hwsim.emulate(layer, {"gemm": {"output": {"input": "fp32"}}}), torch.no_grad():
         assert layer(x).item() == pytest.approx(torch.finfo(torch.float32).max * 2.0**-100)
+
+
+@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
+@pytest.mark.parametrize(
+    ("fmt", "scaling"),
+    [
+        ("fp4", None),
+        ("nvfp4", None),
+        ("int8", "absmax"),
+        ("int8", "power_of_two"),
+        ("int8", "mse"),
+        ("int8", {"rule": "absmax", "granularity": {"channel": 0}}),
+        ("nf4", {"rule": "absmax", "granularity": {"group": 4}}),
+    ],
+)
+def test_a_mapped_quantize_scales_and_rounds_every_sample_as_a_loop_does(fmt: str, scaling: Any, rounding: str) -> None:
+    x = tensor(3, 4, 8)
+
+    def rounded(v: torch.Tensor) -> torch.Tensor:
+        result = hwsim.quantize(v, fmt, rounding, scaling=scaling)
+        assert isinstance(result, torch.Tensor)
+        return result
+
+    assert torch.equal(torch.func.vmap(rounded)(x), torch.stack([rounded(v) for v in x]))
 
 
 MAGNITUDES = torch.tensor(
