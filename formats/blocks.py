@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from .backends import block_gpu
 from .backends.block_vector import round_blocks
 from .backends.registry import round_blocks_on_cpu
 from .backends.vector import multiply
+from .batching import round_samples_in_blocks
 from .block import Block
 from .block_lowering import lower_block, unpack_block
 from .errors import FormatError
@@ -59,7 +60,8 @@ def quantize_blocks(
     """Every element rounded once to a value of the element format times its block's scale (see Block for the scales).
 
     The product with the scales is rounded once to the result's dtype. The gradient is passed straight through. Element i of x,
-    in row-major order, takes the random word of i + draw.offset.
+    in row-major order, takes the random word of i + draw.offset. Under `torch.func.vmap` every sample becomes what it becomes
+    alone, its random words and its tensor scale too.
 
     Args:
         x: float16, bfloat16, float32 or float64, of any shape and strides.
@@ -191,3 +193,4 @@ if find_spec("triton"):
 LIBRARY.impl("quantize_block", _on_any_device, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 LIBRARY.impl("quantize_block", _shape_only, "Meta")  # type: ignore[no-untyped-call]
 LIBRARY.impl("quantize_block", _with_gradient, "Autograd")  # type: ignore[no-untyped-call]
+torch.library.register_vmap("hwsim::quantize_block", partial(round_samples_in_blocks, quantize_block), lib=LIBRARY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +15,7 @@ from .backends import gpu
 from .backends.registry import cpu_kernel
 from .backends.vector import round_tensor
 from .base import Format
+from .batching import round_samples
 from .level_lowering import LevelRule, lower_any, unpack
 from .lowering import constant_in_graphs
 from .philox import Draw
@@ -45,7 +46,8 @@ def quantize_tensor(
 
     The product with s is rounded once to the result's dtype. What NaN, infinities, -0, ties and overflow become is the
     projection's to say; zeros, infinities and NaN among the scales divide and multiply as in IEEE 754. The gradient is
-    passed straight through. Element i of x, in row-major order, takes the random word of i + draw.offset.
+    passed straight through. Element i of x, in row-major order, takes the random word of i + draw.offset. Under `torch.func.vmap`
+    every sample becomes what it becomes alone, its random words too.
 
     Args:
         x: float16, bfloat16, float32 or float64, of any shape and strides.
@@ -173,3 +175,4 @@ if find_spec("triton"):
 _implement("CompositeExplicitAutograd", _on_any_device)
 _implement("Meta", _shape_only)
 _implement("Autograd", _with_gradient)
+torch.library.register_vmap("hwsim::quantize", partial(round_samples, quantize), lib=LIBRARY)

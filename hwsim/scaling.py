@@ -85,7 +85,8 @@ def magnitude_max(x: Tensor, layout: ScaleLayout = PER_TENSOR) -> Tensor:
         found = largest_magnitudes(x, runs)
         return found.reshape(()) if layout.axis is None else found if layout.size is None else found.view(*x.shape[:-1], -1)
     amax = _magnitude_max(x, layout)
-    if not bool(torch.isfinite(amax).all()):
+    # Under a transform nothing may depend on what a tensor holds: the other elements are always left out.
+    if torch._C._are_functorch_transforms_active() or not bool(torch.isfinite(amax).all()):
         amax = _magnitude_max(torch.where(torch.isfinite(x), x, torch.zeros_like(x)), layout)
     return amax if amax.dtype is torch.float64 else amax.float()
 

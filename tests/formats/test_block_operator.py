@@ -54,9 +54,22 @@ def test_compiled_graph_calls_the_operator() -> None:
     assert len(graphs) == 1
 
 
-# The operator has no rule of its own for batches: torch calls it sample by sample, and says so.
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_functional_transforms_pass_the_gradient_and_map_samples() -> None:
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_mapped_function_rounds_every_sample_as_a_loop_does(name: str, rounding: str, axis: int) -> None:
+    """In one call where that has the same bits, and without torch's warning of its own loop."""
+    x, projection = torch.randn(3, 20, 40).movedim(0, axis), Projection(Rounding.parse(rounding))
+
+    def rounded(v: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(quantize_blocks(v, BLOCKS[name], projection, draw=Draw(7)))
+
+    found = torch.func.vmap(rounded, in_dims=axis)(x)
+    for part, alone in zip(found, zip(*map(rounded, x.unbind(axis)), strict=True), strict=True):
+        assert torch.equal(part, torch.stack(alone))
+
+
+def test_functional_transforms_pass_the_gradient() -> None:
     x, fmt = torch.randn(3, 40), next(iter(BLOCKS.values()))
 
     def doubled(v: torch.Tensor) -> torch.Tensor:
@@ -64,5 +77,3 @@ def test_functional_transforms_pass_the_gradient_and_map_samples() -> None:
 
     assert torch.equal(torch.func.grad(doubled)(x), torch.full_like(x, 2))
     assert torch.equal(torch.func.vmap(torch.func.grad(doubled))(x), torch.full_like(x, 2))
-    mapped = torch.func.vmap(lambda v: quantize_blocks(v, fmt).values)(x)
-    assert torch.equal(mapped, torch.stack([quantize_blocks(row, fmt).values for row in x]))

@@ -11,7 +11,7 @@ import torch
 from rounding_cases import FORMATS, same
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hwsim.formats import Draw, FormatError, Projection, Rounding
+from hwsim.formats import Draw, FormatError, Projection, Rounding, operators
 from hwsim.formats.backends import backends
 from hwsim.formats.errors import NanError
 from hwsim.formats.lowering import lower
@@ -231,12 +231,58 @@ def test_a_functional_transform_sees_the_operator() -> None:
     assert torch.equal(tangent, x)
 
 
-# The operator has no rule of its own for batches: torch calls it sample by sample, and says so.
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_a_mapped_function_rounds_every_sample_as_a_loop_does() -> None:
-    x = torch.randn(3, 5)
+SCALES: dict[str, tuple[tuple[int, ...] | None, ScaleLayout]] = {
+    "no scale": (None, ScaleLayout()),
+    "one scale": ((1,), ScaleLayout()),
+    "channels of the last axis": ((6,), ScaleLayout(-1)),
+    "channels of the first axis": ((5,), ScaleLayout(0)),
+    "groups of the last axis": ((5, 2), ScaleLayout(-1, 4)),
+    "groups of the first axis": ((3, 6), ScaleLayout(0, 2)),
+}
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize("projection", [Projection(), STOCHASTIC], ids=["nearest_even", "stochastic"])
+@pytest.mark.parametrize("case", SCALES)
+def test_a_mapped_function_rounds_every_sample_as_a_loop_does(case: str, projection: Projection, own: bool, axis: int) -> None:
+    """In one call where that has the same bits, and without torch's warning of its own loop."""
+    shape, layout = SCALES[case]
+    x = torch.randn(4, 5, 6).movedim(0, axis)
+    scales = None if shape is None else torch.rand((4, *shape) if own else shape) + 0.1
+
+    def rounded(v: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+        return quantize_tensor(v, E4M3, projection, scale, layout, Draw(7, offset=3))
+
+    scale_axis = 0 if own and scales is not None else None
+    given = torch.func.vmap(rounded, in_dims=(axis, scale_axis))(x, scales)
+    each = [rounded(v, scales[n] if own and scales is not None else scales) for n, v in enumerate(x.unbind(axis))]
+    assert same(given, torch.stack(each))
+    shared = torch.func.vmap(rounded, in_dims=(None, 0))(x.select(axis, 0), scales) if scale_axis == 0 else None
+    if shared is not None and scales is not None:
+        assert same(shared, torch.stack([rounded(x.select(axis, 0), scale) for scale in scales]))
+
+
+def test_deterministic_samples_take_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    kernel = operators.cpu_kernel()
+    monkeypatch.setattr(operators, "cpu_kernel", lambda: lambda x, *rest: calls.append(x.shape) or kernel(x, *rest))
+    torch.func.vmap(lambda v: quantize_tensor(v, E4M3))(torch.randn(3, 5))
+    torch.func.vmap(lambda v: quantize_tensor(v, E4M3, STOCHASTIC))(torch.randn(3, 5))
+    assert calls == [(3, 5), (5,), (5,), (5,)]
+
+
+def test_mapped_functions_nest_and_pass_the_gradient() -> None:
+    x = torch.randn(2, 3, 5)
     for projection in (Projection(), STOCHASTIC):
-        each = torch.stack([quantize_tensor(row, E4M3, projection) for row in x])
-        assert torch.equal(torch.func.vmap(lambda v, p=projection: quantize_tensor(v, E4M3, p))(x), each)
-    gradients = torch.func.vmap(torch.func.grad(lambda v: (quantize_tensor(v, E4M3) * 2).sum()))(x)
-    assert torch.equal(gradients, torch.full_like(x, 2))
+        each = torch.stack([torch.stack([quantize_tensor(v, E4M3, projection) for v in row]) for row in x])
+        assert same(torch.func.vmap(torch.func.vmap(lambda v, p=projection: quantize_tensor(v, E4M3, p)))(x), each)
+    gradients = torch.func.vmap(torch.func.grad(lambda v: (quantize_tensor(v, E4M3) * 2).sum()))(x[0])
+    assert torch.equal(gradients, torch.full_like(x[0], 2))
+    given = x[0].clone().requires_grad_()
+    torch.func.vmap(lambda v: quantize_tensor(v, E4M3) * 3)(given).sum().backward()
+    assert torch.equal(given.grad, torch.full_like(given, 3))
+
+
+def test_no_samples_give_none() -> None:
+    assert torch.func.vmap(lambda v: quantize_tensor(v, E4M3, STOCHASTIC))(torch.empty(0, 5)).shape == (0, 5)
