@@ -16,6 +16,7 @@ from hwsim.config import canonical
 from hwsim.errors import FormatError, not_allowed
 from hwsim.formats import Draw
 
+from . import gradients
 from .quantized import Scaled, block_scales, broadcasts, check_real, epilogue, fed, narrowed
 from .record import Mac, Operands
 from .units import mac as unit
@@ -48,6 +49,10 @@ def matmul(
     starts from +0: RNE(RNE(d s) + c) in the result's dtype, s being the product of A's scale, A's tensor scale, B's scale and B's
     tensor scale, in this order, rounded likewise at every step.
 
+    The gradient goes straight through: it is that of the plain product a b + c of the operands' values (of `Scaled` and
+    `Quantized` ones the dequantized values), by torch's own matmul, in each operand's dtype. A backward pass whose products are
+    emulated too, each on a unit of its own, is what `hwsim.emulate` runs.
+
     Args:
         a: (..., M, K), values of the unit's `input` formats; with a `Scaled` or a `Quantized` the unit is given elements and
             scales. Where only one operand has scales along K, those of the other are one.
@@ -66,6 +71,10 @@ def matmul(
     mac = unit(mac)
     if backend is not None and backend not in BACKENDS:
         raise FormatError(not_allowed("backend", backend, BACKENDS), "backend")
+    if not mac.is_native and gradients.wanted(a, b, c):
+        with torch.no_grad():
+            result = matmul(a, b, mac, c, draw, backend)
+        return gradients.straight_through(result, a, b, c, mac)
     x, y = fed(a, mac, "input"), fed(b, mac, "weight")
     if c is not None:
         check_real(c, "c")
