@@ -163,12 +163,16 @@ class Step:
         return rounded(w, total, target(mac.accumulator, mac.flush_results, not how.negative_zero), random)[0]
 
     def _terms(self, w: Wires, a: list[Exact], b: list[Exact], given: Mapping[str, Value]) -> list[Term]:
+        """Products, times the scales; where a scale is zero, they are zeros as those of zero elements."""
         found = []
         for n, (x, y) in enumerate(zip(a, b, strict=True)):
-            value = self._product(w, x, y, n, given)
-            scales = 2 * self.scale_format.grid.mantissa_bits if self.scales else 0
-            point = len(x.magnitude) - 1 + len(y.magnitude) - 1 + scales
-            found.append(Term(value, point, w.let(~(x.nonzero & y.nonzero))))
+            value, zero = product(w, x, y), w.let(~(x.nonzero & y.nonzero))
+            point = len(x.magnitude) - 1 + len(y.magnitude) - 1
+            if self.scales:
+                scale = self._scale(w, given, n)
+                value, zero = product(w, value, scale), w.let(zero | ~scale.nonzero)
+                point += 2 * self.scale_format.grid.mantissa_bits
+            found.append(Term(value, point, zero))
         return found
 
     def _scaled_groups(self, w: Wires, a: list[Exact], b: list[Exact], given: Mapping[str, Value]) -> list[Term]:

@@ -1,15 +1,16 @@
 """Circuits as written, before synthesis, beside the emulator."""
 
 import pytest
+import torch
 from rtl.simulated import shortened, wrong
 
 import hwsim
 from hwsim.casts import Cast
 from hwsim.errors import FormatError
 from hwsim.fields import format_record
-from hwsim.macs import mac
+from hwsim.macs import Scaled, mac, matmul
 from hwsim.rtl.converters import converter
-from hwsim.rtl.stimuli import of_converter, of_unit
+from hwsim.rtl.stimuli import Stimuli, encoded, of_converter, of_unit
 from hwsim.rtl.subjects import subjects
 from hwsim.rtl.units import lowered
 
@@ -103,6 +104,35 @@ def test_every_circuit_of_a_unit_gives_the_emulators_codes(what):
     unit = mac(UNITS[what])
     for circuit, stimuli in of_unit(unit, lowered(unit), 24):
         assert wrong(circuit, shortened(stimuli, 60)) == 0, circuit.name
+
+
+@pytest.mark.parametrize("options", [{}, {"e_zero": -20}, {"e_zero": 3}], ids=str)
+def test_a_product_with_a_scale_of_zero_is_a_zero_term(options):
+    unit = mac(
+        {
+            "order": {"fused": {"terms": 4, "fraction_bits": 6, **options}},
+            "operands": "fp8_e4m3fn",
+            "accumulator": {"format": "fp32"},
+            "scales": {"block": 2, "format": "fp8_e4m3fn", "applied": "product"},
+        }
+    )
+    step, fp8 = lowered(unit).step, format_record("fp8_e4m3fn")
+    # The last two products have large elements, and would cut the first two away.
+    elements, scales = (
+        torch.tensor([[1.25, 1.0, 256.0, 256.0]]),
+        torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, -0.0]], [[1.0, 1.0]]]),
+    )
+    ones = torch.ones(1, 2)
+    given = {
+        "a": encoded(fp8, elements.expand(4, 4)),
+        "b": encoded(fp8, elements.expand(4, 4)),
+        "scale_a": encoded(fp8, scales[:, 0]),
+        "scale_b": encoded(fp8, ones.expand(4, 2)),
+        "c": encoded(unit.accumulator.format, torch.full((4,), 1.0)),
+    }
+    start = torch.tensor([[1.0]])
+    sums = [matmul(Scaled(elements, scale), Scaled(elements.mT, ones.mT), unit, start).flatten() for scale in scales]
+    assert wrong(step, Stimuli(given, {"d": encoded(unit.accumulator.format, torch.cat(sums))})) == 0
 
 
 REFUSED = [
