@@ -11,6 +11,7 @@ from hwsim.formats import Format, Projection, Rounding
 from hwsim.formats.operators import quantize_tensor
 
 from .gpu import Operand, check_unit, matmul, sums_digits
+from .nans import check_products
 from .operands import SMALLEST_NORMAL_EXPONENT, c_place, check_nan, chosen_format, foreign_scale
 from .record import Mac
 from .words import Stream
@@ -23,6 +24,7 @@ def on_device(
 
     Raises:
         FormatError: an element or a scale is no value of its format; the unit is none of the backend's.
+        NanError: a NaN in C, or a product that is rounded to a format without one.
     """
     x, fmt_a = _checked(mac, "input", a)
     y, fmt_b = _checked(mac, "weight", b)
@@ -31,6 +33,7 @@ def on_device(
     low_a, low_b = (fmt.grid.min_exponent if fmt else SMALLEST_NORMAL_EXPONENT for fmt in (fmt_a, fmt_b))
     x, y = _flushed(x, low_a, mac), _flushed(y, low_b, mac)
     sa, sb = _scales(mac, "input", scale_a), _scales(mac, "weight", scale_b)
+    check_products(x, y, sa, sb, mac)
     start = None if c is None else _entering(c, mac).expand(shape).reshape(-1, *shape[-2:])
     batch = shape[:-2] if b.dim() > 2 else torch.Size()
     if b.dim() == 2:

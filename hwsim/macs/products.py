@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from hwsim.formats import Draw
 from . import cpu, reference
 from .bases import needs_reference
 from .matmul import declared_unit, result_shape
+from .nans import check_products, check_sums
 from .operands import Array, Port, c_place, check_nan, flushed, port, rounded
 from .record import Mac
 from .words import Stream, stream
@@ -34,23 +37,38 @@ def on_cpu(
     seed, step, call, rank, offset = draw
     shape = result_shape(a, b)
     s = Draw(seed, site, step, call, rank, offset)
-    batch = shape[:-2]
     words = stream(s, shape.numel(), a.shape[-1])
     start = None if c is None else entering(c.expand(shape), m)
     pa, pb = port(m, "input", a, scale_a), port(m, "weight", b, scale_b)
-    if b.dim() == 2:
-        whole = None if start is None else start.reshape(math.prod(shape[:-1]), shape[-1])
-        flat = _sum(_folded(pa), pb, whole, m, words, s, 0, backend)
-        return _result(torch.from_numpy(flat.reshape(shape)), m)
-    parts_a, parts_b = _each(pa, batch), _each(pb, batch)
-    starts = None if start is None else start.reshape(batch.numel(), *shape[-2:])
-    size = shape[-2] * shape[-1]
+    check_products(torch.from_numpy(pa.values), torch.from_numpy(pb.values), _tensor(pa.scales), _tensor(pb.scales), m)
+
+    def sums(x: Port, y: Port, start: Array | None) -> torch.Tensor:
+        return torch.from_numpy(_sums(x, y, start, shape, m, words, s, backend))
+
+    return _result(sums(pa, pb, start), m, lambda: sums(_unscaled(pa, m), _unscaled(pb, m), None))
+
+
+def _sums(a: Port, b: Port, c: Array | None, shape: torch.Size, mac: Mac, words: Stream, draw: Draw, backend: str) -> Array:
+    """Every sum of a broadcast batch, in the result's shape."""
+    batch, size = shape[:-2], shape[-2] * shape[-1]
+    if b.values.ndim == 2:
+        whole = None if c is None else c.reshape(math.prod(shape[:-1]), shape[-1])
+        return _sum(_folded(a), b, whole, mac, words, draw, 0, backend).reshape(shape)
+    starts = None if c is None else c.reshape(batch.numel(), *shape[-2:])
     done = [
-        _sum(x, y, None if starts is None else starts[n], m, words, s, n * size, backend)
-        for n, (x, y) in enumerate(zip(parts_a, parts_b, strict=True))
+        _sum(x, y, None if starts is None else starts[n], mac, words, draw, n * size, backend)
+        for n, (x, y) in enumerate(zip(_each(a, batch), _each(b, batch), strict=True))
     ]
-    stacked = np.stack(done) if done else np.empty((0, *shape[-2:]))
-    return _result(torch.from_numpy(stacked.reshape(shape)), m)
+    return (np.stack(done) if done else np.empty((0, *shape[-2:]))).reshape(shape)
+
+
+def _tensor(data: Array | None) -> torch.Tensor | None:
+    return None if data is None else torch.from_numpy(data)
+
+
+def _unscaled(p: Port, mac: Mac) -> Port:
+    """The operand as the innermost sums see it: without scales of promotions."""
+    return replace(p, scales=None) if mac.scales is not None and mac.scales.applied == "promotion" else p
 
 
 def on_cuda(
@@ -74,7 +92,9 @@ def on_cuda(
         return on_cpu(a.cpu(), b.cpu(), c, scale_a, scale_b, mac, draw, site, "").to(a.device)
     seed, step, call, rank, offset = draw
     words = stream(Draw(seed, site, step, call, rank, offset), shape.numel(), a.shape[-1])
-    return _result(on_device(a, b, c, scale_a, scale_b, m, words, shape), m)
+    inner = (None, None) if m.scales is not None and m.scales.applied == "promotion" else (scale_a, scale_b)
+    result = on_device(a, b, c, scale_a, scale_b, m, words, shape)
+    return _result(result, m, lambda: on_device(a, b, None, *inner, m, words, shape))
 
 
 def entering(c: torch.Tensor, mac: Mac) -> Array:
@@ -136,9 +156,7 @@ def _by_reference(a: Port, b: Port, c: Array | None, mac: Mac, draw: Draw, first
     return result
 
 
-def _result(data: torch.Tensor, mac: Mac) -> torch.Tensor:
-    """The sums in the carrier of the unit's result, with one NaN."""
-    places = [*([] if mac.product == "exact" else [mac.product]), mac.accumulator, mac.outermost]
-    for place in places:
-        check_nan(data, place)
+def _result(data: torch.Tensor, mac: Mac, partial_sums: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """The sums in the carrier of the unit's result, with one NaN (see `check_sums`)."""
+    check_sums(data, mac, partial_sums)
     return data.masked_fill_(data.isnan(), torch.nan).to(mac.outermost.format.carrier)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
-from mac_cases import bits, operands
+from mac_cases import NANS, bits, operands
 
 from hwsim.catalogue import shipped
 from hwsim.errors import FormatError
@@ -273,6 +274,17 @@ def test_a_nan_in_c_follows_the_accumulator_s_rule() -> None:
         assert matmul(a, b, unit, c, backend="triton").item() == expected
     with pytest.raises(NanError, match=r"^NaN given to int16, which has no NaN"):
         matmul(a, b, mac({"order": "sequential", "accumulator": {"format": "int16"}}), c, backend="triton")
+
+
+@pytest.mark.parametrize("case", NANS)
+def test_a_nan_is_refused_where_the_reference_refuses_it(case: str) -> None:
+    declared, a, b, c, expected = NANS[case]
+    given = on_gpu(a), on_gpu(b), mac(declared), on_gpu(None if c is None else torch.tensor([[c]]))
+    if isinstance(expected, str):
+        with pytest.raises(NanError, match=f"^NaN given to {re.escape(expected)}, which has no NaN"):
+            matmul(*given, backend="triton")
+    else:
+        assert torch.equal(bits(matmul(*given, backend="triton").cpu()), bits(torch.tensor([[expected]])))
 
 
 def test_foreign_operands_and_scales_are_named() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import Any
 
 import pytest
 import torch
-from mac_cases import bits, operands
+from mac_cases import NANS, bits, operands
 
 from hwsim.catalogue import shipped
 from hwsim.fields import format_record
@@ -325,6 +326,19 @@ def test_nan_in_a_unit_without_nan_is_refused_unless_declared(where: str, backen
             assert matmul(a, torch.ones(2, 1), unit, c, backend=backend).item() == expected
         with pytest.raises(NanError, match=r"^NaN given to .*, which has no NaN; allowed: `nan: max`"):
             matmul(a, torch.ones(2, 1), mac({"order": "sequential", "accumulator": {"format": fmt}}), c, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("case", NANS)
+def test_a_nan_is_refused_where_it_meets_a_format_without_nan_and_nowhere_else(case: str, backend: str) -> None:
+    declared, a, b, c, expected = NANS[case]
+    start = None if c is None else torch.tensor([[c]])
+    if isinstance(expected, str):
+        with pytest.raises(NanError, match=f"^NaN given to {re.escape(expected)}, which has no NaN"):
+            matmul(a, b, mac(declared), start, backend=backend)
+    else:
+        found = matmul(a, b, mac(declared), start, backend=backend)
+        assert torch.equal(bits(found), bits(torch.tensor([[expected]])))
 
 
 def test_large_operands_without_a_declared_format_warn_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
