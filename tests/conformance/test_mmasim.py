@@ -182,7 +182,7 @@ def test_the_sign_of_sums_that_round_to_zero_equals_mmasim(case: Case) -> None:
 
 
 def test_every_shipped_gpu_unit_is_compared_here_or_with_recorded_outputs() -> None:
-    blocks = {f"nvidia_blackwell_{kind}" for kind in ("fp6", "mxfp8", "mxfp6", "mxfp4", "nvfp4")}
+    blocks = {f"nvidia_blackwell_{kind}" for kind in ("fp6", "fp6_to_fp16", "mxfp8", "mxfp6", "mxfp4", "nvfp4")}
     compared = {case.unit for case in cases()} | blocks | {recording.unit for recording in recordings()}
     left = {name for name in shipped("macs") if name.startswith(("nvidia", "amd"))} - compared
     assert left == {"nvidia_hopper_mma_sync_fp8"}
@@ -223,15 +223,17 @@ FEW_OR_MANY = pytest.mark.parametrize("rows", [500, pytest.param(MANY // 4 // BL
 
 
 @FEW_OR_MANY
+@pytest.mark.parametrize(("suffix", "d", "result"), [("", "f32", "fp32"), ("_to_fp16", "f16", "fp16")])
 @pytest.mark.parametrize(("a", "b"), [(a, b) for a in ("e3m2", "e2m3", "e2m1") for b in ("e3m2", "e2m3", "e2m1")])
-def test_fp6_and_fp4_on_blackwell_equal_mmasim(a: str, b: str, rows: int) -> None:
+def test_fp6_and_fp4_on_blackwell_equal_mmasim(a: str, b: str, suffix: str, d: str, result: str, rows: int) -> None:
     rng = torch.Generator().manual_seed(6)
-    oracle = TCGen05MMA("Blackwell", f"m64n8k32.kind::f8f6f4.f32.{a}.{b}")
-    unit = mac("nvidia_blackwell_fp6").model_copy(update={"operands": Operands(input=(FORMATS[a],), weight=(FORMATS[b],))})
+    oracle = TCGen05MMA("Blackwell", f"m64n8k32.kind::f8f6f4.{d}.{a}.{b}")
+    operands = Operands(input=(FORMATS[a],), weight=(FORMATS[b],))
+    unit = mac(f"nvidia_blackwell_fp6{suffix}").model_copy(update={"operands": operands})
     for terms in (1, 32, 50, 64):
         (x, vx), (y, vy) = (narrow(kind, (rows, terms), rng) for kind in (a, b))
-        c = patterns("fp32", (rows,), rng, near=terms == 32)
-        assert torch.equal(bits(rowwise(vx, vy, c, unit)), bits(oracle.dpa(x, y, c)))
+        c = patterns(result, (rows,), rng, near=terms == 32)
+        assert torch.equal(bits(rowwise(vx, vy, wide(c), unit)), bits(wide(oracle.dpa(x, y, c))))
 
 
 @FEW_OR_MANY
