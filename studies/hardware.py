@@ -14,7 +14,7 @@ from hwsim.casts import Cast
 from hwsim.catalogue import Catalogue
 from hwsim.errors import ConfigError, not_allowed
 from hwsim.fields import format_record
-from hwsim.formats import Rounding, named_format
+from hwsim.formats import Format, Rounding, named_format
 from hwsim.macs import mac
 from hwsim.macs.probe import probe as find
 from hwsim.macs.probe_cases import Dot
@@ -32,12 +32,15 @@ def vectors(
     count: Annotated[int, typer.Option(help="How many cases.", min=1)] = 100,
     terms: Terms = 16,
     seed: Seed = 0,
+    operands: Annotated[
+        str, typer.Option(help="A unit's formats of A and B, as in `A,B`; the first that it takes otherwise.")
+    ] = "",
     rounding: Annotated[str, typer.Option(help="Of a format's converter.")] = "nearest_even",
     as_object: Annotated[bool, typer.Option("--json", help="JSON; CSV otherwise.")] = False,
     output: Annotated[Path | None, typer.Option(help="A file; stdout otherwise.")] = None,
 ) -> None:
-    """Write golden vectors: operands, every partial sum and the result, as hex."""
-    found = _vectors(name, count, terms, seed, rounding)
+    """Write golden vectors, as hex: operands, every partial sum and the result; of a format inputs, scales and codes."""
+    found = _vectors(name, count, terms, seed, operands, rounding)
     text = found.as_json() if as_object else found.as_csv().rstrip("\n")
     if output is None:
         typer.echo(text)
@@ -45,13 +48,20 @@ def vectors(
         output.write_text(text + "\n")
 
 
-def _vectors(name: str, count: int, terms: int, seed: int, rounding: str) -> Vectors:
+def _vectors(name: str, count: int, terms: int, seed: int, operands: str, rounding: str) -> Vectors:
     catalogue = Catalogue()
     if name in catalogue.names("macs"):
-        return unit_vectors(mac(name), count, terms, seed)
+        return unit_vectors(mac(name), count, terms, seed, _pair(operands) if operands else None)
     if name in catalogue.names("formats") or named_format(name):
         return converter_vectors(Cast(format=format_record(name), rounding=Rounding.parse(rounding), nan="max"), count, seed)
     raise ConfigError(not_allowed("name", name, [*catalogue.names("macs"), *catalogue.names("formats")]))
+
+
+def _pair(text: str) -> tuple[Format, Format]:
+    names = [name.strip() for name in text.split(",")]
+    if len(names) > 2:
+        raise ConfigError(f"--operands: got {text!r}; allowed: a format for both operands, or two as in fp8_e4m3fn,fp8_e5m2")
+    return format_record(names[0]), format_record(names[-1])
 
 
 @commands.command("trace")

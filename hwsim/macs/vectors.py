@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from hwsim.casting import parts
 from hwsim.casts import Cast
-from hwsim.errors import FormatError
+from hwsim.errors import FormatError, not_allowed
 from hwsim.formats import Block, Draw, Float, Format
 from hwsim.formats.philox import word
 
+from . import block_vectors
 from .quantized import Scaled
-from .record import Mac
+from .record import Mac, Operands
 from .trace import Trace, code_of, codes_of, trace
 
 FP32 = Float(8, 23, name="fp32")
@@ -48,17 +49,23 @@ class Vectors:
         return out.getvalue()
 
 
-def unit_vectors(mac: Mac, count: int = 100, terms: int = 16, seed: int = 0) -> Vectors:
+def unit_vectors(
+    mac: Mac, count: int = 100, terms: int = 16, seed: int = 0, operands: tuple[Format, Format] | None = None
+) -> Vectors:
     """Random dot products of a unit with every partial sum.
 
     Of four cases one has operands of any code, special values included where the unit takes NaN; one of any finite code; two of
     normally distributed values, every tenth of them zero. Partial sums are those of the accumulator and the outer sums, in the
     order in which the unit makes them, each by the code of its own format. Case n draws its random words from step n.
 
+    Args:
+        operands: the formats of A and B, of those that the unit takes; the first of each, unless said.
+
     Raises:
-        FormatError: `native`, or a unit without declared operand formats.
+        FormatError: `native`, a unit without declared operand formats, or formats that are none of them.
     """
-    rng, formats = torch.Generator().manual_seed(seed), _formats(mac)
+    rng, formats = torch.Generator().manual_seed(seed), _formats(mac, operands)
+    mac = mac.model_copy(update={"operands": Operands(input=formats[:1], weight=formats[1:])})
     rows = tuple(_unit_row(mac, formats, terms, n, rng, Draw(seed, step=n)) for n in range(count))
     header = {
         "unit": mac.name, "input": str(formats[0]), "weight": str(formats[1]), "c": str(mac.c_format),
@@ -80,10 +87,16 @@ def operand_values(mac: Mac, terms: int, seed: int) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def _formats(mac: Mac) -> tuple[Format, Format]:
+def _formats(mac: Mac, given: tuple[Format, Format] | None = None) -> tuple[Format, Format]:
     if mac.operands is None or mac.is_native:
         raise FormatError(f"got {mac.name or 'a unit'}; allowed: a unit with declared `operands` and a defined order")
-    return mac.operands.input[0], mac.operands.weight[0]
+    if given is None:
+        return mac.operands.input[0], mac.operands.weight[0]
+    for side, fmt, allowed in zip("ab", given, (mac.operands.input, mac.operands.weight), strict=True):
+        if fmt not in allowed:
+            named = f"operands of {mac.name or 'the unit'}, {side}"
+            raise FormatError(not_allowed(named, str(fmt), map(str, allowed)), "operands")
+    return given
 
 
 def _unit_row(
@@ -141,34 +154,27 @@ def converter_vectors(cast: Cast, count: int = 1000, seed: int = 0) -> Vectors:
     """Inputs of a converter, as float32 bit patterns, and the codes they become.
 
     The inputs are zeros, infinities, a NaN where the format has one, subnormals, for formats of up to 8 bits every value, every
-    midpoint and their float32 neighbours, and random bit patterns up to `count`. Of a block format each case is one block, with
-    the code of its scale. Of a stochastic rounding each case has its 32-bit random word.
+    midpoint and their float32 neighbours, and random bit patterns up to `count`. Of a block format each case is one block, 1-D or
+    a tile, with the code of its scale; where the whole tensor has a scale beside the blocks', it is a tensor of four blocks with
+    their scales and its own. Of a stochastic rounding each case has its 32-bit random word, one for each element of blocks.
+
+    Raises:
+        FormatError: a cast that scales tensors itself.
     """
+    if cast.scaled:
+        raise FormatError(f"scaling: got {cast.scaling}; allowed in vectors: none, or a block format, whose scales they show")
     rng = torch.Generator().manual_seed(seed)
     fmt = cast.format
     header = {"format": str(fmt), "rounding": str(cast.rounding), "overflow": cast.projection.overflow, "seed": seed,
               "input": "fp32", "codes": "hex"}  # fmt: skip
     if isinstance(fmt, Block):
-        return Vectors(header, tuple(_block_rows(cast, fmt, count, rng, Draw(seed))))
+        return Vectors(header | block_vectors.header(fmt), tuple(block_vectors.rows(cast, fmt, count, rng, Draw(seed))))
     x, draw = _inputs(fmt, count, rng), Draw(seed)
     columns = {"input": _patterns(x)}
     if cast.rounding.is_stochastic:
         columns["random"] = [f"{word(n, draw):08x}" for n in range(len(x))]
     columns["output"] = codes_of(parts(cast, x, draw).elements, fmt)
     return Vectors(header, tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)))
-
-
-def _block_rows(cast: Cast, fmt: Block, count: int, rng: torch.Generator, draw: Draw) -> Iterator[dict[str, str | list[str]]]:
-    if fmt.tile is not None or fmt.tensor_scale is not None:
-        raise FormatError(f"vectors: got {fmt}; allowed: block formats of one scale for each run of elements")
-    spread = torch.randn(count, 1, generator=rng).mul(8).exp2()
-    x = torch.randn(count, fmt.elements, generator=rng) * spread
-    found = parts(cast, x, draw)
-    if found.scale is None:
-        raise ValueError("a block format without scales")
-    scales = codes_of(found.scale[:, 0], fmt.scale)
-    for row, elements, scale in zip(x, found.elements, scales, strict=True):
-        yield {"input": _patterns(row), "scale": scale, "output": codes_of(elements, fmt.element)}
 
 
 def _inputs(fmt: Format, count: int, rng: torch.Generator) -> Tensor:

@@ -16,8 +16,9 @@ from hwsim.casts import Cast
 from hwsim.catalogue import shipped
 from hwsim.errors import FormatError
 from hwsim.fields import format_record
-from hwsim.formats import Draw, Format
-from hwsim.macs import Scaled, mac, matmul
+from hwsim.formats import Block, Draw, Format
+from hwsim.formats.philox import word
+from hwsim.macs import Operands, Scaled, mac, matmul
 from hwsim.macs.trace import as_text, trace
 from hwsim.macs.vectors import converter_vectors, unit_vectors
 
@@ -54,6 +55,31 @@ def test_the_result_of_a_unit_s_vector_is_that_of_the_compiled_unit(name: str, c
         assert row["partial"][-1] == row["result"]
 
 
+@pytest.mark.parametrize("operands", [("fp8_e5m2", "fp8_e4m3fn"), ("fp8_e5m2", "fp8_e5m2")], ids=str)
+@pytest.mark.parametrize("name", ["nvidia_ada_fp8", "nvidia_blackwell_mxfp8", "deepseek_fp8"])
+def test_vectors_have_the_operand_formats_that_are_asked_for(name: str, operands: tuple[str, str]) -> None:
+    unit, (fa, fb) = mac(name), (format_record(fmt) for fmt in operands)
+    found = json.loads(unit_vectors(unit, 12, 40, seed=3, operands=(fa, fb)).as_json())
+    assert (found["input"], found["weight"]) == operands
+    narrow = unit.model_copy(update={"operands": Operands(input=(fa,), weight=(fb,))})
+    for row in found["vectors"]:
+        a, b, c = decoded(row["a"], fa)[None], decoded(row["b"], fb)[:, None], decoded(row["c"], narrow.c_format)[None]
+        x: torch.Tensor | Scaled = a
+        y: torch.Tensor | Scaled = b
+        if unit.scales:
+            sa, sb = (decoded(row[key], unit.scales.format) for key in ("scale_a", "scale_b"))
+            x, y = Scaled(a, sa[None]), Scaled(b, sb[:, None])
+        expected = matmul(x, y, narrow, c).double()
+        result = decoded(row["result"], unit.outermost.format)[None]
+        assert torch.equal(expected.nan_to_num(nan=1e300), result.nan_to_num(nan=1e300))
+    assert any(value > 448 for row in found["vectors"] for value in decoded(row["a"], fa).tolist())
+
+
+def test_operand_formats_that_a_unit_does_not_take_are_refused() -> None:
+    with pytest.raises(FormatError, match="operands of nvidia_ada_fp8, b: got 'fp16'; allowed: fp8_e4m3fn, fp8_e5m2"):
+        unit_vectors(mac("nvidia_ada_fp8"), 1, operands=(format_record("fp8_e5m2"), format_record("fp16")))
+
+
 def test_partial_sums_are_those_of_shorter_dot_products() -> None:
     (row,) = json.loads(unit_vectors(mac("fp16_accumulate"), count=1, terms=12).as_json())["vectors"]
     a, b, c = (decoded(row[key], "fp16") for key in ("a", "b", "c"))
@@ -88,12 +114,38 @@ def test_ties_of_a_small_format_are_among_a_converter_s_inputs() -> None:
     assert {0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0} <= inputs
 
 
-def test_a_block_converter_gives_each_block_s_scale() -> None:
-    rows = converter_vectors(Cast(format=format_record("mxfp4")), count=4).rows
-    for row in rows:
-        x = decoded(row["input"], "fp32").float()
-        scale, elements = decoded(row["scale"], "e8m0fnu"), decoded(row["output"], "fp4_e2m1fn")
-        assert torch.equal(hwsim.quantize(x, "mxfp4").double(), scale * elements)
+TILES = {"kind": "block", "element": "fp8_e4m3fn", "scale": "fp32", "tile": [128, 128]}
+LEVELS = {"kind": "block", "element": "nf4", "scale": "bf16", "size": 64}
+BLOCKS = [*(name for name in shipped("formats") if isinstance(format_record(name), Block)), TILES, LEVELS]
+
+
+@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic(8)"])
+@pytest.mark.parametrize("declared", BLOCKS, ids=str)
+def test_a_block_converter_gives_the_codes_and_scales_of_quantize(declared: Any, rounding: str) -> None:
+    fmt = format_record(declared)
+    assert isinstance(fmt, Block)
+    found = json.loads(converter_vectors(Cast(format=fmt, rounding=rounding, nan="max"), count=3, seed=4).as_json())  # type: ignore[arg-type]
+    assert (found["element"], found["scale"]) == (str(fmt.element), str(fmt.scale))
+    assert len(found["vectors"]) == 3
+    for n, row in enumerate(found["vectors"]):
+        x = decoded(row["input"], "fp32").float().view(found["shape"])
+        offset = n * x.numel()
+        q = hwsim.quantize(x, fmt, rounding=rounding, nan="max", seed=4, offset=offset, return_parts=True)
+        assert isinstance(q, Quantized)
+        assert decoded(row["output"], fmt.element).tolist() == q.elements.double().flatten().tolist()
+        assert q.scale is not None
+        assert decoded(row["scale"], fmt.scale).tolist() == q.scale.double().flatten().tolist()
+        assert (q.tensor_scale is None) == ("tensor_scale" not in row)
+        if q.tensor_scale is not None:
+            assert decoded(row["tensor_scale"], "fp32").item() == q.tensor_scale
+            assert len(set(row["scale"])) > 1
+        words = [f"{word(k, Draw(4, offset=offset)):08x}" for k in (0, x.numel() - 1)]
+        assert "random" not in row if rounding == "nearest_even" else [row["random"][0], row["random"][-1]] == words
+
+
+def test_a_converter_whose_scales_vectors_do_not_show_is_refused() -> None:
+    with pytest.raises(FormatError, match=r"scaling: got .*; allowed in vectors: none, or a block format"):
+        converter_vectors(Cast(format="int8", scaling="absmax"))  # type: ignore[arg-type]
 
 
 def test_a_trace_shows_alignment_what_is_cut_and_the_rounding() -> None:
