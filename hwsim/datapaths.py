@@ -8,15 +8,15 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
-from hwsim.casts import CastField, ResultField, WireField
+from hwsim.casts import Cast, CastField, ResultField, WireField
 from hwsim.catalogue import Catalogue
 from hwsim.config import Document, load, validate
 from hwsim.config.record import Record
 from hwsim.errors import ConfigError, not_allowed
 from hwsim.feasible import check_operands
-from hwsim.layering import GEMMS, OPERANDS, OPERANDS_OF, Gemm, Operand, patched, spread
+from hwsim.layering import GEMMS, OPERANDS, OPERANDS_OF, Gemm, Operand, patched, spread, with_products
 from hwsim.macs import Mac, mac
 from hwsim.vector import VectorField
 
@@ -85,11 +85,31 @@ class OptimizerPath(Record):
     weight: ResultField | None = None
 
 
+def _multiplies_activations(gemm: GemmPaths) -> GemmPaths:
+    """Refuse an `input` that the unit of `grad_input` cannot take, where a layer has its weight."""
+    path = gemm.grad_input
+    casts: dict[Operand, Cast | None] = {"grad_output": path.grad_output, "input": path.input}
+    check_operands("grad_input", {role: cast for role, cast in casts.items() if cast is not None}, path.mac, tuple(casts))
+    return gemm
+
+
+class Products(Record):
+    """What products of two activations run on; their gradients, too, are of `input`s, and casts of `weight` have no part."""
+
+    gemm: Annotated[GemmPaths, AfterValidator(_multiplies_activations)]
+
+
 class LayerPath(Record):
-    """What a layer runs on."""
+    """What a layer runs on; without `products`, products of two activations run on its `gemm` too."""
 
     gemm: GemmPaths = GemmPaths()
     vector: VectorField | None = None
+    products: Products | None = None
+
+    @property
+    def of_products(self) -> GemmPaths:
+        """What products of two activations run on."""
+        return self.gemm if self.products is None else self.products.gemm
 
 
 class Edge(LayerPath):
@@ -115,12 +135,15 @@ class Datapath(LayerPath):
     Args:
         name: what reports call it.
         gemm: the three GEMMs of every layer.
+        products: GEMMs without a weight among their operands (attention's q k^T and p v), where they differ from the layers':
+            `{gemm: ...}`, completed by the `gemm` beside it.
         vector: the cast on the result of every operation that is no GEMM, and the steps inside softmax, losses and norms.
         optimizer: the optimizer unit.
         loss_scaling: the factor on the loss, or none.
         wire: the format of gradients between data-parallel processes, or none.
         first, last: what the first and the last of the layers with GEMM weights run on, in the model's own order.
-        overrides: shell-like patterns of layer paths, each with what differs there; a layer may match one at most.
+        overrides: shell-like patterns of layer paths, each with what differs there; a layer may match one at most. Where an
+            override, or an edge, says `gemm` and no `products`, the products in that layer run on that `gemm`.
         description, source: for readers.
     """
 
@@ -142,11 +165,28 @@ class Datapath(LayerPath):
     def _complete_overrides(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        base = {key: given[key] for key in ("gemm", "vector") if key in given}
-        completed = {edge: patched(base, given[edge]) for edge in ("first", "last") if isinstance(given.get(edge), Mapping)}
+        base = with_products({key: given[key] for key in ("gemm", "vector", "products") if key in given})
+        completed = {"products": base["products"]} if "products" in base else {}
+        completed |= {edge: patched(base, given[edge]) for edge in ("first", "last") if isinstance(given.get(edge), Mapping)}
         if isinstance(given.get("overrides"), Mapping):
             completed["overrides"] = {pattern: patched(base, patch) for pattern, patch in given["overrides"].items()}
         return {**given, **completed}
+
+    @property
+    def layer_paths(self) -> dict[str, LayerPath]:
+        """All that layers may run on: the machine's own under an empty name, the overrides by pattern, `first` and `last`."""
+        edges = {name: edge for name, edge in (("first", self.first), ("last", self.last)) if edge is not None}
+        return {"": self, **self.overrides, **edges}
+
+    @property
+    def gemm_paths(self) -> dict[str, GemmPaths]:
+        """The GEMMs of each, and of their products where these differ, under the name and `products`."""
+        found: dict[str, GemmPaths] = {}
+        for name, layer in self.layer_paths.items():
+            found[name] = layer.gemm
+            if layer.products is not None:
+                found[f"{name} products".strip()] = layer.products.gemm
+        return found
 
     def layer(self, path: str) -> LayerPath:
         """What the layer at a module path runs on.
@@ -166,7 +206,7 @@ class Datapath(LayerPath):
         found: dict[str, LayerPath] = {}
         for edge, chosen in ((self.last, layers[::-1]), (self.first, layers)):
             if edge is not None:
-                own = LayerPath(gemm=edge.gemm, vector=edge.vector)
+                own = LayerPath(gemm=edge.gemm, vector=edge.vector, products=edge.products)
                 found |= {path: own for path in chosen[: edge.count(len(layers))] if self.layer(path) is self}
         return self.model_copy(update={"overrides": {**self.overrides, **found}, "first": None, "last": None}) if found else self
 
@@ -210,4 +250,16 @@ def _validated(document: Document, path: tuple[str | int, ...], catalogue: Catal
     return validate(document, Datapath, path, catalogue, synonyms=dict.fromkeys(GEMMS, "all"))
 
 
-__all__ = ["GEMMS", "OPERANDS", "Datapath", "Gemm", "GemmPath", "GemmPaths", "LayerPath", "Operand", "OptimizerPath", "datapath"]
+__all__ = [
+    "GEMMS",
+    "OPERANDS",
+    "Datapath",
+    "Gemm",
+    "GemmPath",
+    "GemmPaths",
+    "LayerPath",
+    "Operand",
+    "OptimizerPath",
+    "Products",
+    "datapath",
+]

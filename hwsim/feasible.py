@@ -22,8 +22,12 @@ AXES = 5
 """A batch of volumes in channels: no operand of a layer has more."""
 
 
-def check_operands(gemm: Gemm, casts: Mapping[Operand, Cast], unit: Mac) -> None:
+def check_operands(gemm: Gemm, casts: Mapping[Operand, Cast], unit: Mac, roles: tuple[Operand, ...] = ()) -> None:
     """Refuse operand casts that do not go together, or not with the unit.
+
+    Args:
+        gemm: which. casts: by role. unit: that multiplies.
+        roles: of its operands, where they are not those of a layer with a weight.
 
     Raises:
         FormatError: two transforms, a transform of a copy that another GEMM made; weights or gradients in a format without
@@ -40,7 +44,7 @@ def check_operands(gemm: Gemm, casts: Mapping[Operand, Cast], unit: Mac) -> None
             raise FormatError("transform: got one with `requantize: false`; allowed: `requantize: true`", f"{gemm}.{role}")
         if not unit.is_native:
             _check_scales(gemm, role, cast, unit)
-    for role in OPERANDS_OF[gemm]:
+    for role in roles or OPERANDS_OF[gemm]:
         if unit.operands is not None:
             _check_values(gemm, role, casts.get(role), unit.name or "the unit", {*unit.operands.input, *unit.operands.weight})
 

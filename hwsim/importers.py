@@ -125,8 +125,8 @@ def torchao(settings: Mapping[str, Any]) -> Declaration:
 def modelopt(settings: Any) -> Declaration:
     """A configuration of nvidia-modelopt or its `quant_cfg`: forward casts of weights and inputs; gradients are not cast.
 
-    A pattern of layers that is switched off becomes an override without casts; where it matches no layer of a model, running
-    that model says so.
+    Quantizers of attention's products have to be off: these are not cast. A pattern of layers that is switched off becomes an
+    override without casts; where it matches no layer of a model, running that model says so.
     """
     casts: Declaration = {}
     overrides: Declaration = {}
@@ -146,7 +146,7 @@ def modelopt(settings: Any) -> Declaration:
         elif pattern != "default" and not pattern.endswith(MODELOPT_UNCAST):
             layers, roles = _switched_off(pattern)
             overrides.setdefault(layers, {"gemm": {"all": {}}})["gemm"]["all"] |= dict.fromkeys(roles)
-    declared: Declaration = {"gemm": {"all": casts}}
+    declared: Declaration = {"gemm": {"all": casts}, "products": {"gemm": {"all": dict.fromkeys(casts)}}}
     return {**declared, "overrides": overrides} if overrides else declared
 
 
@@ -214,7 +214,9 @@ def _modelopt_cast(role: str, entry: Mapping[str, Any]) -> Declaration:
 
 
 def _all(of_input: Declaration, of_weight: Declaration, of_gradient: Declaration) -> Declaration:
-    return {"gemm": {"all": {"input": of_input, "weight": of_weight, "grad_output": of_gradient, "result": "bf16"}}}
+    """These casts for every layer with a weight, and bf16 for the rest: both libraries leave attention's products alone."""
+    gemm = {"all": {"input": of_input, "weight": of_weight, "grad_output": of_gradient, "result": "bf16"}}
+    return {"gemm": gemm, "products": {"gemm": "bf16"}}
 
 
 def _block(element: Any, size: int, rule: str) -> Declaration:

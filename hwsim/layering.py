@@ -52,10 +52,31 @@ def merge_cast(base: Any, patch: Any) -> Any:
 
 
 def patched(base: Mapping[str, Any], patch: Any) -> Any:
-    """The YAML of an override, completed by what it does not change."""
+    """The YAML of an override, completed by what it does not change.
+
+    An override of `gemm` without `products` of its own leaves those of the base: what it says holds for them too.
+    """
     if not isinstance(patch, Mapping) or not isinstance(patch.get("gemm", {}), str | Mapping):
         return patch
-    below, above = spread(base.get("gemm", {})), spread(patch.get("gemm", {}))
-    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+    gemm = _over(base.get("gemm", {}), patch.get("gemm", {}))
+    if gemm is None:
         return patch
-    return {**base, **patch, "gemm": {**above, **{gemm: merge_gemm(below[gemm], above[gemm]) for gemm in GEMMS}}}
+    kept = {key: value for key, value in base.items() if key != "products" or "gemm" not in patch}
+    return with_products({**kept, **patch, "gemm": gemm}) if "products" in patch else {**kept, **patch, "gemm": gemm}
+
+
+def with_products(layer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The YAML of a layer, its products completed by its GEMMs."""
+    products = layer.get("products")
+    if not isinstance(products, Mapping) or not isinstance(products.get("gemm"), str | Mapping):
+        return layer
+    gemm = _over(layer.get("gemm", {}), products["gemm"])
+    return layer if gemm is None else {**layer, "products": {**products, "gemm": gemm}}
+
+
+def _over(base: Any, patch: Any) -> dict[str, Any] | None:
+    """The YAML of a layer's GEMMs over that of another's; None where one of them is no mapping."""
+    below, above = spread(base), spread(patch)
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return None
+    return {**above, **{gemm: merge_gemm(below[gemm], above[gemm]) for gemm in GEMMS}}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from hwsim.casts import Cast
 from hwsim.catalogue import Catalogue
-from hwsim.datapaths import Datapath, LayerPath
+from hwsim.datapaths import Datapath, GemmPaths
 from hwsim.errors import FormatError
 from hwsim.fields import format_mapping, format_record
 from hwsim.formats import Block, Format
@@ -65,19 +65,17 @@ class Declared:
             FormatError: several units of the datapath fit.
             ConfigError: none does, and the catalogue has no such name.
         """
-        units = {getattr(layer.gemm, gemm).mac for layer in self._layers()}
+        units = {getattr(paths, gemm).mac for paths in self._paths()}
         found = {unit for unit in units if (unit.name or str(unit.order)) == name}
         if len(found) > 1:
             raise FormatError(f"mac: got {name!r}, which is {len(found)} units of {self.datapath}; allowed: a name for each")
         return next(iter(found)) if found else mac(name or "native", self.catalogue)
 
-    def _layers(self) -> Iterator[LayerPath]:
-        if self.datapath is not None:
-            edges = (edge for edge in (self.datapath.first, self.datapath.last) if edge is not None)
-            yield from (self.datapath, *self.datapath.overrides.values(), *edges)
+    def _paths(self) -> Iterable[GemmPaths]:
+        return () if self.datapath is None else self.datapath.gemm_paths.values()
 
     def _casts(self, role: str) -> Iterator[Cast]:
-        found = [getattr(getattr(layer.gemm, gemm), role) for layer in self._layers() for gemm in GEMMS if role in OPERANDS]
+        found = [getattr(getattr(paths, gemm), role) for paths in self._paths() for gemm in GEMMS if role in OPERANDS]
         if self.datapath is not None and role in STORED:
             found = [getattr(self.datapath.optimizer, role), *found]
         yield from (cast for cast in found if cast is not None)

@@ -191,9 +191,13 @@ def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
 def machine(datapath: Datapath) -> dict[str, Any]:
     """A datapath as data, without the names, descriptions and sources that are for readers only."""
     data = datapath.model_dump(mode="json")
-    for layer in (data, *data["overrides"].values()):
+    layers = (data, *data["overrides"].values())
+    for layer in (*layers, *(layer["products"] for layer in layers if layer["products"])):
         for gemm in layer["gemm"].values():
             gemm["mac"] = _unlabelled(gemm["mac"])
+    for layer in (*layers, data["first"], data["last"]):
+        if layer and layer["products"] is None:
+            del layer["products"]
     return Plain(_unlabelled(data))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal, TypeVar, get_args
 
-from hwsim.datapaths import Datapath, GemmPath, GemmPaths, LayerPath, OptimizerPath
+from hwsim.datapaths import Datapath, GemmPath, GemmPaths, LayerPath, OptimizerPath, Products
 from hwsim.errors import ConfigError, not_allowed
 from hwsim.layering import GEMMS, OPERANDS
 from hwsim.macs import Mac, mac
@@ -18,13 +18,11 @@ L = TypeVar("L", bound=LayerPath)
 
 def roles(datapath: Datapath) -> tuple[Role, ...]:
     """The roles in which a datapath rounds, in the order of `ROLES`."""
-    edges = (edge for edge in (datapath.first, datapath.last) if edge is not None)
-    layers = (datapath, *datapath.overrides.values(), *edges)
-    gemms = [getattr(layer.gemm, gemm) for layer in layers for gemm in GEMMS]
+    gemms = [getattr(paths, gemm) for paths in datapath.gemm_paths.values() for gemm in GEMMS]
     present = {role for role in (*OPERANDS, "result") if any(getattr(gemm, role) for gemm in gemms)}
     if not all(gemm.mac.is_native for gemm in gemms):
         present.add("accumulator")
-    if any(layer.vector for layer in layers):
+    if any(layer.vector for layer in datapath.layer_paths.values()):
         present.add("vector")
     if datapath.optimizer != OptimizerPath():
         present.add("optimizer")
@@ -73,8 +71,13 @@ def _present(datapath: Datapath, role: Role) -> Role:
 
 
 def _layer(layer: L, kept: Collection[Role]) -> L:
-    gemm = GemmPaths(**{gemm: _gemm(getattr(layer.gemm, gemm), kept) for gemm in GEMMS})
-    return layer.model_copy(update={"gemm": gemm, "vector": layer.vector if "vector" in kept else None})
+    products = layer.products and Products(gemm=_gemms(layer.products.gemm, kept))
+    vector = layer.vector if "vector" in kept else None
+    return layer.model_copy(update={"gemm": _gemms(layer.gemm, kept), "vector": vector, "products": products})
+
+
+def _gemms(paths: GemmPaths, kept: Collection[Role]) -> GemmPaths:
+    return GemmPaths(**{gemm: _gemm(getattr(paths, gemm), kept) for gemm in GEMMS})
 
 
 def _gemm(path: GemmPath, kept: Collection[Role]) -> GemmPath:

@@ -236,7 +236,7 @@ class Probe:
 
 
 def _declared(product: Product, role: str) -> Cast:
-    cast: Cast = getattr(getattr(product.site.layer.declared.gemm, product.gemm), role)
+    cast: Cast = getattr(getattr(product.site.declared, product.gemm), role)
     return cast
 
 

@@ -123,7 +123,10 @@ class Audit:
     def load_state_dict(self, state: dict[str, list[list[Any]]], sites: Sites) -> None:
         """Count on from saved counts; those so far are dropped."""
         self._gemms = {
-            (Phase(phase), op, sites.site(name, sites.layer(path)), gemm, left, right): [count, flops]
+            (Phase(phase), op, sites.site(name, sites.layer(path), _is_product(gemm, left, right)), gemm, left, right): [
+                count,
+                flops,
+            ]
             for phase, op, name, path, gemm, left, right, count, flops in state["gemms"]
         }
         self._vectors = {(Phase(phase), op, sites.layer(path)): entry for phase, op, path, *entry in state["vectors"]}
@@ -187,6 +190,11 @@ class Audit:
     def _other_rows(self) -> Iterator[AuditRow]:
         for (phase, op, site, role, cast), (count, flops) in self._others.items():
             yield AuditRow(phase.value, op, site, count, role, cast, flops)
+
+
+def _is_product(gemm: str, left: str, right: str) -> bool:
+    """Whether a GEMM belongs to a product of two activations: no weight is multiplied, and none's gradient is made."""
+    return gemm != "grad_weight" and "weight" not in (left, right)
 
 
 def _text(cast: Cast | None) -> str:

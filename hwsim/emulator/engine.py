@@ -62,12 +62,15 @@ class Engine:
         self.scales.joined.append(self.optimizer.hold_scale)
 
     def site(self, op: str, origin: Origin | None, layer: Layer, phase: Phase) -> Site:
-        """The site of a contraction: its weight's, or the running module's path with the ordinal of the operation."""
+        """The site of a contraction: its weight's, or the running module's path with the ordinal of the operation.
+
+        Without an origin it is a product of two activations, which the datapath may give paths of their own.
+        """
         owned = self.sites.owning(layer, origin) if origin is not None else None
         if owned is not None:
             return owned
         number = self.clock.ordinal(op, phase)
-        return self.sites.site(f"{layer.path or _outside(phase)}:{op}.{number}", layer)
+        return self.sites.site(f"{layer.path or _outside(phase)}:{op}.{number}", layer, product=origin is None)
 
     def handed_on(self, port: Port, out: Tensor, plan: Plan, call: int) -> Tensor:
         """A GEMM's result after its cast."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hwsim.casts import Cast
-from hwsim.datapaths import Datapath, LayerPath
+from hwsim.datapaths import Datapath, GemmPaths, LayerPath
 from hwsim.formats import Draw
 from hwsim.hadamard import signs
 from hwsim.layering import FIRST_USE, OUTER_FIRST, Gemm, Operand
@@ -61,13 +61,14 @@ class Layer:
 
 
 class Site:
-    """One contraction of a layer, in all its GEMMs."""
+    """One contraction of a layer, in all its GEMMs; `declared` is what it runs on."""
 
-    __slots__ = ("_gemms", "_ports", "layer", "name", "sites")
+    __slots__ = ("_gemms", "_ports", "declared", "layer", "name", "sites")
 
-    def __init__(self, name: str, layer: Layer, sites: Sites) -> None:
+    def __init__(self, name: str, layer: Layer, sites: Sites, product: bool) -> None:
         self.name = name
         self.layer = layer
+        self.declared: GemmPaths = layer.declared.of_products if product else layer.declared.gemm
         self.sites = sites
         self._ports: dict[tuple[str, str], Port] = {}
         self._gemms: dict[tuple[str, str, str], GemmPorts] = {}
@@ -77,7 +78,7 @@ class Site:
         port = self._ports.get((gemm, name))
         if port is None:
             role = name.removesuffix(RIGHT)
-            cast = getattr(getattr(self.layer.declared.gemm, gemm), role)
+            cast = getattr(getattr(self.declared, gemm), role)
             if cast is not None and not cast.requantize and FIRST_USE.get(role, gemm) != gemm:
                 self._ports[gemm, name] = self.port(FIRST_USE[role], name)
                 return self._ports[gemm, name]
@@ -90,7 +91,7 @@ class Site:
         names = names or (left, right)
         found = self._gemms.get((gemm, *names))
         if found is None:
-            mac = self.sites.unit(getattr(self.layer.declared.gemm, gemm).mac, f"{self.name}/{gemm}", (left, right))
+            mac = self.sites.unit(getattr(self.declared, gemm).mac, f"{self.name}/{gemm}", (left, right))
             found = self._gemms[gemm, *names] = GemmPorts(
                 left=self.port(gemm, names[0]),
                 right=self.port(gemm, names[1]),
@@ -106,13 +107,13 @@ class Site:
         return found
 
     def _axis(self, gemm: Gemm, role: Operand) -> int:
-        cast = getattr(getattr(self.layer.declared.gemm, gemm), role)
+        cast = getattr(getattr(self.declared, gemm), role)
         first = FIRST_USE[role] if cast is not None and not cast.requantize else gemm
         return -1 if (first, role) in OUTER_FIRST else -2
 
     def _signs(self, gemm: Gemm, left: Operand, right: Operand) -> Tensor | None:
         """Those of the rotation that either operand's cast declares; the same in every step."""
-        path = getattr(self.layer.declared.gemm, gemm)
+        path = getattr(self.declared, gemm)
         casts = [cast for role in (left, right) if (cast := getattr(path, role)) is not None]
         size = max((cast.rotation for cast in casts), default=0)
         if not size:
@@ -138,7 +139,7 @@ class Sites:
         self.meters: dict[str, tuple[Meter, Cast]] = {}
         self.scales = scales or Scales(None)
         self._layers: dict[str, Layer] = {}
-        self._sites: dict[str, Site] = {}
+        self._sites: dict[tuple[str, bool], Site] = {}
         self.base = self.layer("")
 
     def layer(self, path: str) -> Layer:
@@ -151,11 +152,11 @@ class Sites:
             layer = self._layers[path] = Layer(path, declared, vector, None if steps is None else Stepping(steps))
         return layer
 
-    def site(self, name: str, layer: Layer) -> Site:
-        """The site of a name."""
-        site = self._sites.get(name)
+    def site(self, name: str, layer: Layer, product: bool = False) -> Site:
+        """The site of a name; a `product` is one of two activations."""
+        site = self._sites.get((name, product))
         if site is None:
-            site = self._sites[name] = Site(name, layer, self)
+            site = self._sites[name, product] = Site(name, layer, self, product)
         return site
 
     def owning(self, running: Layer, origin: Origin) -> Site | None:

@@ -10,7 +10,7 @@ from typing import Literal
 from hwsim.casts import Cast
 from hwsim.catalogue import Catalogue
 from hwsim.config import load, validate
-from hwsim.datapaths import GEMMS, Datapath, GemmPath, LayerPath, datapath
+from hwsim.datapaths import GEMMS, Datapath, GemmPath, datapath
 from hwsim.errors import ConfigError, FormatError, not_allowed
 from hwsim.fields import format_record
 from hwsim.formats import Block, Rounding, named_format
@@ -78,15 +78,14 @@ def of_datapath(machine: Datapath) -> Iterator[Subject]:
 
 
 def _parts(machine: Datapath) -> Iterator[tuple[str, Cast | Mac]]:
-    layers: dict[str, LayerPath] = {"": machine, **machine.overrides}
-    layers |= {name: edge for name in ("first", "last") if (edge := getattr(machine, name)) is not None}
-    for layer, path in layers.items():
+    for layer, paths in machine.gemm_paths.items():
         for gemm in GEMMS:
-            found: GemmPath = getattr(path.gemm, gemm)
+            found: GemmPath = getattr(paths, gemm)
             for role in ("input", "weight", "grad_output", "result"):
                 if (cast := getattr(found, role)) is not None:
                     yield f"{layer} {gemm}.{role}".strip(), cast
             yield f"{layer} {gemm}.mac".strip(), found.mac
+    for layer, path in machine.layer_paths.items():
         if isinstance(path.vector, Cast):
             yield f"{layer} vector".strip(), path.vector
     for name in type(machine.optimizer).model_fields:

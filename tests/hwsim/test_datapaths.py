@@ -1,10 +1,12 @@
 """Datapaths: `all` under each GEMM, overrides over the layers, and what a wrong one is told."""
 
+import json
+
 import pytest
 
 from hwsim.catalogue import shipped
 from hwsim.config import loads
-from hwsim.datapaths import GEMMS, datapath
+from hwsim.datapaths import GEMMS, Datapath, datapath
 from hwsim.errors import ConfigError
 
 
@@ -57,6 +59,34 @@ def test_a_formats_name_alone_is_all_of_a_layers_gemms() -> None:
     assert gemm.output.mac.is_native
 
 
+FP8 = {"input": "fp8_e4m3fn", "weight": "fp8_e4m3fn", "grad_output": "fp8_e5m2"}
+SHARED = {"gemm": {"all": FP8}, "products": {"gemm": {"output": {"input": "bf16"}}}}
+OVERRIDDEN = {
+    "nothing": ({}, ["fp8_e4m3fn", "bf16"]),
+    "the vector unit alone": ({"vector": "fp16"}, ["fp8_e4m3fn", "bf16"]),
+    "its GEMMs": ({"gemm": {"output": {"input": "int8"}}}, ["int8", "int8"]),
+    "its products": ({"products": {"gemm": "fp16"}}, ["fp8_e4m3fn", "fp16"]),
+    "its GEMMs and its products": ({"gemm": "int8", "products": {"gemm": {"grad_input": {"input": "fp16"}}}}, ["int8", "int8"]),
+}
+
+
+def test_products_are_completed_by_the_gemms_beside_them() -> None:
+    machine = datapath(SHARED)
+    assert [str(machine.of_products.output.input), str(machine.of_products.grad_input.grad_output)] == ["bf16", "fp8_e5m2"]
+    assert datapath({"gemm": {"all": FP8}}).of_products == machine.gemm
+
+
+@pytest.mark.parametrize("case", OVERRIDDEN)
+@pytest.mark.parametrize("where", ["overrides", "last"])
+def test_what_an_override_or_an_edge_says_of_gemms_holds_for_its_products_too(case: str, where: str) -> None:
+    patch, expected = OVERRIDDEN[case]
+    own = {"overrides": {"a": patch}} if where == "overrides" else {"last": {"layers": 1, **patch}}
+    layer = datapath({**SHARED, **own}).placed(["b", "a"]).layer("a")
+    assert [str(layer.gemm.output.input), str(layer.of_products.output.input)] == expected
+    again = Datapath.model_validate_json(json.dumps(datapath({**SHARED, **own}).model_dump(mode="json")))
+    assert again.placed(["b", "a"]).layer("a") == layer
+
+
 def test_what_an_arithmetic_unit_writes_overflows_to_infinity_and_operands_saturate() -> None:
     machine = datapath({"gemm": {"all": {"input": "bf16", "result": "bf16"}}, "vector": "bf16", "optimizer": {"weight": "int8"}})
     output = machine.gemm.output
@@ -89,6 +119,18 @@ WRONG = {
     "an unknown GEMM": (
         "datapath:\n  gemm:\n    al:\n      input: bf16\n",
         r"d\.yaml:3: datapath\.gemm\.al: unknown key; allowed: all, grad_input, grad_weight, output; did you mean 'all'\?",
+    ),
+    "products that are no GEMMs": (
+        "datapath:\n  products: bf16\n",
+        r"d\.yaml:2: datapath\.products: got 'bf16' \(text\); allowed: a mapping \(gemm\)",
+    ),
+    "a vector unit of products": (
+        "datapath:\n  products:\n    gemm: bf16\n    vector: bf16\n",
+        r"d\.yaml:4: datapath\.products\.vector: unknown key; allowed: gemm",
+    ),
+    "an unknown GEMM of products": (
+        "datapath:\n  products:\n    gemm: {al: {input: bf16}}\n",
+        r"d\.yaml:3: datapath\.products\.gemm\.al: unknown key; allowed: all, .*; did you mean 'all'\?",
     ),
     "an impossible overflow": (
         "datapath:\n  vector: {format: int8, overflow: nan}\n",
@@ -193,6 +235,10 @@ UNFIT = {
     "a transform that there is not": (
         "  gemm: {output: {input: {format: int4, transform: hadamard_12}}}\n",
         r"transform: got 'hadamard_12'; allowed: hadamard_4, hadamard_16, hadamard_64, hadamard_256",
+    ),
+    "a product's operand that its gradient's unit has no port for": (
+        "  products: {gemm: {grad_input: {input: bf16, weight: fp8_e5m2, grad_output: fp8_e5m2, mac: nvidia_hopper_fp8}}}\n",
+        r"d\.yaml:2: datapath\.products\.gemm\.grad_input\.input: got bf16 for nvidia_hopper_fp8; allowed: values of fp8_e4m3fn",
     ),
     "a window without delayed scaling": (
         "  gemm: {output: {input: {format: int4, scaling: {rule: absmax, window: 4}}}}\n",

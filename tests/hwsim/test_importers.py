@@ -15,7 +15,7 @@ def te(recipe: str, **fields: Any) -> dict[str, Any]:
 
 
 def gemms(machine: Datapath) -> dict[str, Any]:
-    return machine.gemm.model_dump()
+    return {"gemm": machine.gemm.model_dump(), "products": machine.of_products.model_dump()}
 
 
 SHIPPED = {
@@ -23,13 +23,19 @@ SHIPPED = {
     "fp8_current": te("Float8CurrentScaling"),
     "mxfp8": te("MXFP8BlockScaling"),
     "nvfp4": te("NVFP4BlockScaling"),
-    "mxfp6": {"torchao": {"mx": {"elem_dtype": "fp6_e3m2", "block_size": 32, "scale_calculation_mode": "FLOOR"}}},
 }
+MXFP6 = {"torchao": {"mx": {"elem_dtype": "fp6_e3m2", "block_size": 32, "scale_calculation_mode": "FLOOR"}}}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_recipe_that_ships_is_the_same_machine(name: str) -> None:
     assert gemms(datapath(import_recipe(SHIPPED[name]))) == gemms(datapath(name))
+
+
+def test_a_configuration_of_torchao_is_the_recipe_that_ships_but_for_products_which_it_leaves_in_bf16() -> None:
+    machine = datapath(import_recipe(MXFP6))
+    assert machine.gemm == datapath("mxfp6").gemm
+    assert str(machine.of_products.output.input) == "bf16"
 
 
 OTHERS = {

@@ -32,6 +32,7 @@ def everything() -> Datapath:
         ({"gemm": {"grad_weight": {"mac": SUM}}}, ("accumulator",)),
         ({"optimizer": {"momentum": "bf16"}, "vector": "bf16"}, ("vector", "optimizer")),
         ({"overrides": {"head": {"gemm": {"all": {"weight": "int4"}}}}}, ("weight",)),
+        ({"products": {"gemm": {"output": {"input": "bf16", "mac": SUM}}}}, ("input", "accumulator")),
         (EVERYTHING, ROLES),
     ],
 )
@@ -51,6 +52,14 @@ def test_what_is_kept_is_kept_as_it_is(everything: Datapath) -> None:
     assert alone(everything, "vector").overrides["head"].vector == everything.overrides["head"].vector
     assert alone(everything, "optimizer").optimizer == everything.optimizer
     assert without(everything, "vector").gemm == everything.gemm
+
+
+def test_products_keep_what_the_layers_keep() -> None:
+    machine = datapath({"name": "of two", "gemm": {"all": {"input": "int8"}}, "products": {"gemm": "bf16"}})
+    kept, left = alone(machine, "input"), without(machine, "input")
+    assert kept.of_products.output.input == machine.of_products.output.input
+    assert roles(kept) == ("input",)
+    assert roles(left) == ("weight", "grad_output", "result")
 
 
 def test_an_accumulator_alone_takes_operands_of_any_format(everything: Datapath) -> None:

@@ -182,6 +182,17 @@ def test_a_scale_that_a_run_keeps_is_predicted_as_its_first_step_has_it(linear: 
         assert row.predicted == pytest.approx(row.measured, rel=0.15)
 
 
+def test_products_of_two_activations_are_predicted_in_the_casts_that_are_declared_for_them() -> None:
+    torch.manual_seed(0)
+    ids = torch.arange(12).view(2, 6) % 11
+    machine = {"name": "of two", "products": {"gemm": {"output": {"input": {"format": "int6", "scaling": "absmax"}}}}}
+    found = hwsim.budget(Attentive(False), tokenwise, (ids, ids), machine, samples=400, causes=False, groups=False)
+    assert len(found.places) == 2
+    for row in found.places:
+        assert ":bmm." in row.site
+        assert row.predicted == pytest.approx(row.measured, rel=0.1)
+
+
 @pytest.mark.parametrize("name", ["fp8_delayed", "w4a4_lsq", "w4a4_pact"])
 def test_recipes_whose_scales_are_state_have_a_budget(name: str) -> None:
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from emulator_cases import input_of, loss_of, model_of
 from torch import Tensor, nn
 
 from hwsim import emulate
@@ -69,6 +70,58 @@ def test_each_has_a_kept_scale_of_its_own_in_both_passes(cast: dict[str, Any]) -
     assert [name for name in scales if name.endswith("/output/input.right")] == [
         f"{name}.right" for name in scales if name.endswith("/output/input")
     ]
+
+
+FP8 = {"input": "fp8_e4m3fn", "weight": "fp8_e4m3fn", "grad_output": "fp8_e5m2"}
+PRODUCTS = {
+    "gemm": {"all": FP8},
+    "products": {"gemm": {"all": {"input": "bf16", "grad_output": "fp16", "mac": "fp32_sequential"}}},
+}
+
+
+def casts_of(model: nn.Module, x: Tensor, machine: dict[str, Any]) -> dict[bool, set[str]]:
+    """The casts of operands and the units, of the GEMMs of weights and (True) of those of two activations."""
+    with emulate(model, machine) as running:
+        loss_of(model(x)).backward()
+        saved = running.state_dict()
+    with emulate(model, machine) as resumed:
+        resumed.load_state_dict(saved)
+    assert resumed.audit() == running.audit()
+    rows = [row for row in resumed.audit() if row.gemm and row.role != "result"]
+    assert {row.gemm for row in rows} == {"output", "grad_input", "grad_weight"}
+    return {of: {f"{row.cast} {row.mac}" for row in rows if (":" in row.site) is of} for of in (False, True)}
+
+
+OF_WEIGHTS, OF_PRODUCTS = {"fp8_e4m3fn native", "fp8_e5m2 native"}, {"bf16 fp32_sequential", "fp16 fp32_sequential"}
+OVERRIDDEN: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "nothing": ({}, OF_PRODUCTS),
+    "the layer's GEMMs": ({"overrides": {"*attention": {"gemm": "int8"}}}, {"int8 native"}),
+    "another layer's GEMMs": ({"overrides": {"blocks.*.mlp": {"gemm": "int8"}}}, OF_PRODUCTS),
+}
+
+
+@pytest.mark.parametrize("case", OVERRIDDEN)
+def test_attention_s_products_run_on_products_in_both_passes_and_weights_on_the_layers_gemms(case: str) -> None:
+    patch, expected = OVERRIDDEN[case]
+    found = casts_of(model_of("transformer"), input_of("transformer"), {**PRODUCTS, **patch})
+    assert found == {False: OF_WEIGHTS, True: expected}
+
+
+def test_products_written_out_by_einsum_matmul_and_bmm_are_products_too() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Squares())
+    found = casts_of(model, torch.randn(2, 4, 4), PRODUCTS)
+    assert found == {False: OF_WEIGHTS, True: OF_PRODUCTS}
+
+
+class Squares(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bij,bkj->bik", x, x) + x @ x + torch.bmm(x, x)
+
+
+def test_a_recurrent_layer_and_a_convolution_have_no_products() -> None:
+    for name in ("lstm", "digits_cnn"):
+        found = casts_of(model_of(name), input_of(name), PRODUCTS)
+        assert found == {False: OF_WEIGHTS, True: set()}
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 8), (8, 6)])

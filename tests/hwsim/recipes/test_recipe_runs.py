@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hwsim.datapaths import datapath
 from hwsim.emulator import Machine, emulate
+from hwsim.layering import OPERANDS_OF
 
 
 def run(model: nn.Module, x: Tensor, recipe: str, steps: int) -> tuple[list[float], Machine]:
@@ -74,8 +75,40 @@ def test_an_override_stands_before_first_and_last() -> None:
     assert str(machine.placed(["a", "b"]).layer("a").gemm.output.input) == "bf16"
 
 
-@pytest.mark.parametrize("recipe", ["nvfp4", "fp8_delayed"])
-def test_parameters_stay_in_full_precision_only_where_the_recipe_says_so(recipe: str) -> None:
+BF16_HEAD = {"nvfp4", "b200_nvfp4", "fp8_deepseek"}
+BF16_PRODUCTS = {
+    "fp8_current": "native",
+    "fp8_delayed": "native",
+    "fp8_deepseek": "native",
+    "fp8_lm": "native",
+    "mxfp8": "native",
+    "nvfp4": "native",
+    "h100_fp8": "nvidia_hopper_bf16",
+    "mi300x_fp8": "amd_cdna3_bf16",
+    "b200_mxfp8": "nvidia_blackwell_bf16",
+    "b200_nvfp4": "nvidia_blackwell_bf16",
+}
+"""The recipes that keep attention's products in bf16, and on which unit."""
+
+
+@pytest.mark.parametrize("recipe", ["nvfp4", "fp8_delayed", "h100_fp8"])
+def test_only_attention_s_products_and_the_head_are_wider_where_the_recipe_says_so(recipe: str) -> None:
     _, machine = run(fresh(Net), numbers(2, 2, 4, 4), recipe, 1)
-    casts = {row.cast for row in machine.audit() if row.gemm and row.role != "result" and row.site != "head"}
-    assert all(cast.startswith(("nvfp4", "fp8")) for cast in casts)
+    rows = [row for row in machine.audit() if row.gemm and row.role != "result"]
+    heads = {"head"} if recipe in BF16_HEAD else set()
+    assert {row.site for row in rows if row.cast == "bf16"} == {"(model):bmm.0", "(model):bmm.1", *heads}
+    assert {row.mac for row in rows if ":" in row.site} == {BF16_PRODUCTS[recipe]}
+    assert all(row.cast.startswith(("nvfp4", "fp8")) for row in rows if row.cast != "bf16")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_products_of_two_activations_are_in_bf16_where_the_recipe_s_source_keeps_them_so(recipe: str) -> None:
+    machine = datapath(recipe)
+    if recipe in BF16_PRODUCTS:
+        casts = [getattr(getattr(machine.of_products, gemm), role) for gemm, roles in OPERANDS_OF.items() for role in roles]
+        assert {str(cast) for cast in casts} == {"bf16"}
+        assert {getattr(machine.of_products, gemm).mac.name for gemm in OPERANDS_OF} == {BF16_PRODUCTS[recipe]}
+    else:
+        assert machine.products is None
+    head = None if machine.last is None else str(machine.last.gemm.output.weight)
+    assert (head == "bf16") is (recipe in BF16_HEAD)
