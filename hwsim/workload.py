@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 from hwsim.casts import Cast
-from hwsim.catalogue import Catalogue
+from hwsim.catalogue import Catalogue, shipped
 from hwsim.datapaths import Datapath, GemmPaths
 from hwsim.errors import FormatError
 from hwsim.fields import format_mapping, format_record
@@ -38,7 +39,8 @@ Work = Mapping[MultiplyAdd, float]
 class Declared:
     """What the words of an audit stand for: a format or a unit of the run's datapath, or of the catalogue.
 
-    A stored run has no names for its own formats; where one declaration of the datapath fits the audit's words, it is meant.
+    A stored run has no names for its own formats; where one declaration of the datapath fits the audit's words, it is meant, and
+    of several the one that is no shipped format.
     """
 
     datapath: Datapath | None = None
@@ -53,7 +55,9 @@ class Declared:
         """
         if cast == "none":
             return format_record(self.wide)
-        found = {repr(format_mapping(known.format)): known.format for known in self._casts(role) if self._fits(known, cast)}
+        found = {_written_out(known.format): known.format for known in self._casts(role) if self._fits(known, cast)}
+        if len(found) > 1:  # a name that the catalogue lacks is rather that of a format that has none there
+            found = {text: fmt for text, fmt in found.items() if text not in _shipped_formats()} or found
         if len(found) == 1:
             return next(iter(found.values()))
         return format_record(cast.split(" ")[0], self.catalogue)
@@ -92,6 +96,15 @@ class Declared:
         except FormatError:
             # A name is one word; a format without one reads as its kind and its parts, of which some may have had names.
             return " " not in name or name.startswith(f"{structure.partition('(')[0]}(")
+
+
+def _written_out(fmt: Format) -> str:
+    return repr(format_mapping(fmt))
+
+
+@cache
+def _shipped_formats() -> frozenset[str]:
+    return frozenset(_written_out(format_record(name)) for name in shipped("formats"))
 
 
 def bits_per_element(fmt: Format) -> float:

@@ -29,11 +29,11 @@ datapath:
 """
 
 
-def audit_of(machine: Datapath, site: str = "head") -> Iterator[dict[str, Any]]:
-    """The rows of one product in each GEMM."""
+def audit_of(machine: Datapath, site: str = "head", product: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows of one product in each GEMM; a `product` of two activations has no other roles here."""
     layer = machine.layer(site)
     for gemm, operands in OPERANDS_OF.items():
-        path = getattr(layer.gemm, gemm)
+        path = getattr(layer.of_products if product else layer.gemm, gemm)
         unit = path.mac.name or str(path.mac.order)
         common = {"phase": "forward", "op": "mm", "site": site, "gemm": gemm, "mac": unit, "count": 1}
         for role in (*operands, "result"):
@@ -71,6 +71,15 @@ def test_a_recipes_block_floats_have_a_price_in_every_table() -> None:
     (of,) = multiply_adds(list(audit_of(machine)), datapath=stored(machine))
     assert bits_per_element(of.a) == 8.25
     assert all(cost(name).multiply_add(of.a, of.b, 128, of.unit) > 0 for name in ("operand_bits", "gates", "horowitz_45nm"))
+
+
+def test_products_of_two_activations_have_the_formats_and_the_unit_that_are_declared_for_them() -> None:
+    machine = datapath("b200_mxfp8")
+    found = multiply_adds([*audit_of(machine), *audit_of(machine, product=True)], datapath=stored(machine))
+    assert [(bits_per_element(of.a), of.unit.name, count) for of, count in found.items()] == [
+        (8.25, "nvidia_blackwell_mxfp8", 3),
+        (16, "nvidia_blackwell_bf16", 3),
+    ]
 
 
 def test_a_name_that_only_a_datapaths_own_file_knows_is_no_name_without_it() -> None:
