@@ -117,6 +117,25 @@ def ocp(element_exponent: int) -> Callable[[Fraction], Fraction]:
     return lambda amax: Fraction(2) ** (exponent(amax) - element_exponent)
 
 
+def hadamard(x: np.ndarray, draw: Draw) -> np.ndarray:
+    """Down each column, 16 rows at a time (zeros fill the last): signs, then Sylvester's matrix / 4, in float32.
+
+    H_2n = [[H_n, H_n], [H_n, -H_n]]: the halves of what the smaller matrix gives are added and subtracted.
+    """
+    rows = np.zeros((-(-len(x) // 16) * 16, x.shape[1]), dtype=np.float32)
+    rows[: len(x)] = x
+    turn = np.array([-1 if word(i, draw) >> 31 else 1 for i in range(16)], dtype=np.float32)
+
+    def sylvester(y: np.ndarray) -> np.ndarray:
+        if len(y) == 1:
+            return y
+        top, bottom = sylvester(y[: len(y) // 2]), sylvester(y[len(y) // 2 :])
+        return np.concatenate([top + bottom, top - bottom])
+
+    parts = [sylvester(rows[i : i + 16] * turn[:, None]) / np.float32(4) for i in range(0, len(rows), 16)]
+    return np.concatenate(parts)
+
+
 def nvfp4(x: np.ndarray, where: np.ndarray, e2m1: Round = to_float(*E2M1)) -> np.ndarray:
     """NVIDIA's two levels, every operation one in float32 (TransformerEngine, reference_nvfp4)."""
     f = np.float32

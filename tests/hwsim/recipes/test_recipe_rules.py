@@ -16,6 +16,7 @@ from references import (
     FP16,
     TF32,
     exponent,
+    hadamard,
     nvfp4,
     ocp,
     over,
@@ -33,9 +34,10 @@ from references import (
 
 import hwsim
 from hwsim.casting import apply
-from hwsim.datapaths import datapath
+from hwsim.datapaths import GEMMS, GemmPath, GemmPaths, datapath
 from hwsim.formats import Draw
-from hwsim.macs import matmul
+from hwsim.hadamard import rotate, signs
+from hwsim.macs import mac, matmul
 
 Reference = Callable[[np.ndarray], np.ndarray]
 
@@ -69,28 +71,37 @@ RULES: dict[tuple[str, str, str], Reference] = {
     ("fp8_deepseek", "output", "weight"): by(tiles(128, 128), over(448, 1e-4), to_float(*E4M3)),
     ("fp8_deepseek", "grad_input", "weight"): by(tiles(128, 128), over(448, 1e-4), to_float(*E4M3)),
     ("fp8_deepseek", "grad_weight", "input"): by(tiles(128, 1), over(448, 1e-4), to_float(*E4M3)),
+    ("fp8_deepseek", "grad_input", "grad_output"): by(tiles(1, 128), over(448, 1e-4), to_float(*E4M3)),
+    ("fp8_deepseek", "grad_weight", "grad_output"): by(tiles(128, 1), over(448, 1e-4), to_float(*E4M3)),
     ("mxfp8", "output", "input"): by(BLOCKS, power_of_two(448), to_float(*E4M3)),
     ("mxfp8", "grad_input", "weight"): by(COLUMN_BLOCKS, power_of_two(448), to_float(*E4M3)),
-    ("b200_mxfp8", "grad_weight", "grad_output"): by(COLUMN_BLOCKS, power_of_two(448), to_float(*E4M3)),
+    ("mxfp8", "grad_weight", "grad_output"): by(COLUMN_BLOCKS, power_of_two(448), to_float(*E4M3)),
     ("mxfp6", "output", "weight"): by(BLOCKS, ocp(4), to_float(*E3M2)),
     ("mxfp4", "output", "input"): by(BLOCKS, ocp(2), to_float(*E2M1)),
-    ("mxfp4", "grad_input", "grad_output"): by(BLOCKS, ocp(2), stochastic(None, 6, DRAW, ulp_of(1, 0))),
+    ("mxfp4", "grad_input", "grad_output"): by(BLOCKS, power_of_two(6), stochastic(None, 6, DRAW, ulp_of(1, 0))),
     ("nvfp4", "output", "input"): lambda x: nvfp4(x, tiles(1, 16)(x)),
     ("nvfp4", "output", "weight"): lambda x: nvfp4(x, tiles(16, 16)(x)),
-    ("b200_nvfp4", "grad_input", "weight"): lambda x: nvfp4(x, tiles(16, 16)(x)),
+    ("nvfp4", "grad_input", "weight"): lambda x: nvfp4(x, tiles(16, 16)(x)),
     ("fp8_lm", "output", "input"): by(per_tensor, power_of_two(448), to_float(*E4M3)),
     ("fp8_lm", "grad_input", "grad_output"): by(per_tensor, power_of_two(57344), to_float(*E5M2)),
     ("int8", "output", "weight"): by(per_row, over(127), INT8),
+    ("int8", "grad_input", "weight"): by(per_row, over(127), INT8),
+    ("a100_int8", "output", "weight"): by(per_row, over(127), INT8),
+    ("a100_int8", "grad_input", "weight"): by(per_tensor, over(127), INT8),
+    ("a100_int8", "grad_weight", "grad_output"): by(per_tensor, over(127), INT8_DRAWN),
     ("int8_stochastic", "output", "input"): by(per_row, over(127), INT8),
     ("int8_stochastic", "grad_input", "grad_output"): by(per_row, over(127), INT8_DRAWN),
     ("int8_stochastic", "grad_weight", "input"): by(per_column, over(127), INT8_DRAWN),
     ("nvfp4", "grad_input", "grad_output"): lambda x: nvfp4(x, tiles(1, 16)(x), stochastic(None, 6, DRAW, ulp_of(1, 0), bits=8)),
+    ("nvfp4", "grad_weight", "input"): lambda x: nvfp4(turned := hadamard(x, DRAW), tiles(16, 1)(turned)),
+    ("nvfp4", "grad_weight", "grad_output"): lambda x: nvfp4(
+        turned := hadamard(x, DRAW), tiles(16, 1)(turned), stochastic(None, 6, DRAW, ulp_of(1, 0), bits=8)
+    ),
     ("mxfp6", "grad_weight", "grad_output"): by(COLUMN_BLOCKS, ocp(4), to_float(*E3M2)),
     ("int4_nearest", "output", "input"): by(per_tensor, over(7), INT4),
     ("int4_nearest", "grad_input", "weight"): by(per_row, over(7), INT4),
     ("int4_stochastic", "output", "weight"): by(per_row, over(7), INT4_DRAWN),
     ("int4_stochastic", "grad_weight", "grad_output"): by(per_tensor, over(7), INT4_DRAWN),
-    ("h100_fp8", "output", "input"): by(per_tensor, over(448), to_float(*E4M3)),
     ("mi300x_fp8", "output", "input"): by(per_tensor, over(240), to_float(3, -7, 240)),
     ("mi300x_fp8", "grad_input", "grad_output"): by(per_tensor, over(57344), to_float(2, -15, 57344)),
 }
@@ -107,17 +118,62 @@ ELSEWHERE = {
 """Rules that keep a state, train a scale or round nothing."""
 
 
+ON_UNITS = {
+    "a100_tf32": ("tf32", "nvidia_ampere_tf32"),
+    "h100_bf16": ("bf16", "nvidia_hopper_bf16"),
+    "h100_fp16": ("fp16", "nvidia_hopper_fp16"),
+    "h100_fp8": ("fp8_current", "nvidia_hopper_fp8"),
+    "h100_fp8_delayed": ("fp8_delayed", "nvidia_hopper_fp8"),
+    "h100_fp8_lm": ("fp8_lm", "nvidia_hopper_fp8"),
+    "b200_mxfp8": ("mxfp8", "nvidia_blackwell_mxfp8"),
+    "b200_mxfp6": ("mxfp6", "nvidia_blackwell_mxfp6"),
+    "b200_mxfp4": ("mxfp4", "nvidia_blackwell_mxfp4"),
+    "b200_nvfp4": ("nvfp4", "nvidia_blackwell_nvfp4"),
+}
+"""Recipes on an accelerator's unit: all but the units is that of another recipe."""
+
+
+def without_units(paths: GemmPaths) -> dict[str, GemmPath]:
+    return {gemm: getattr(paths, gemm).model_copy(update={"mac": mac("native")}) for gemm in GEMMS}
+
+
+@pytest.mark.parametrize("name", ON_UNITS)
+def test_a_recipe_on_an_accelerator_s_unit_is_the_recipe_but_for_its_units(name: str) -> None:
+    (base, unit), machine = ON_UNITS[name], datapath(name)
+    plain = datapath(base)
+    assert machine.gemm.output.mac == mac(unit)
+    assert not any(getattr(machine.gemm, gemm).mac.is_native for gemm in GEMMS)
+    assert {where: without_units(paths) for where, paths in machine.gemm_paths.items()} == {
+        where: without_units(paths) for where, paths in plain.gemm_paths.items()
+    }
+    said = ("vector", "optimizer", "loss_scaling", "wire")
+    assert [getattr(machine, key) for key in said] == [getattr(plain, key) for key in said]
+
+
+LONG = {"output": (12, 200), "grad_input": (12, 200), "grad_weight": (200, 12)}
+"""More than one tile along the sum."""
+
+
 def test_every_recipe_s_rule_is_written_out() -> None:
-    assert sorted({name for name, *_ in RULES} | ELSEWHERE.keys()) == RECIPES
+    assert sorted({name for name, *_ in RULES} | ELSEWHERE.keys() | ON_UNITS.keys()) == RECIPES
+
+
+def test_a_gradient_in_mxfp4_is_right_in_the_mean_where_ocp_s_scale_clips() -> None:
+    """7 has OCP's scale 1, under which the largest value is 6."""
+    x = torch.full((512, 32), 7.0)
+    found = apply(datapath("mxfp4").gemm.grad_input.grad_output, x, DRAW)
+    assert abs(float(found.mean()) - 7) < 5 / x.numel() ** 0.5
+    assert float(apply(datapath("mxfp4").gemm.output.input, x).mean()) == 6
 
 
 @pytest.mark.parametrize("case", RULES, ids="/".join)
 def test_an_operand_is_cast_as_the_recipe_s_rule_says(case: tuple[str, str, str]) -> None:
     name, gemm, role = case
     cast = getattr(getattr(everywhere(name).gemm, gemm), role)
-    x = numbers(40, 72, seed=4)
+    x = numbers(40, 72, seed=4) if name != "fp8_deepseek" else numbers(*LONG[gemm], seed=4)
     axis = -1 if (gemm, role) in {("output", "input"), ("output", "weight"), ("grad_input", "grad_output")} else -2
-    assert np.array_equal(apply(cast, x, DRAW, axis).numpy(), RULES[case](x.numpy()))
+    turned = rotate(x, signs(cast.rotation, DRAW), axis) if cast.rotation else x
+    assert np.array_equal(apply(cast, turned, DRAW, axis).numpy(), RULES[case](x.numpy()))
 
 
 @pytest.mark.parametrize("role", ["input", "weight", "grad_output"])

@@ -84,6 +84,8 @@ BF16_PRODUCTS = {
     "mxfp8": "native",
     "nvfp4": "native",
     "h100_fp8": "nvidia_hopper_bf16",
+    "h100_fp8_delayed": "nvidia_hopper_bf16",
+    "h100_fp8_lm": "nvidia_hopper_bf16",
     "mi300x_fp8": "amd_cdna3_bf16",
     "b200_mxfp8": "nvidia_blackwell_bf16",
     "b200_nvfp4": "nvidia_blackwell_bf16",
