@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import _disable_current_modes
 
 from hwsim.casts import Cast
 from hwsim.datapaths import Datapath
@@ -62,8 +63,8 @@ class Divergence:
         site, gemm: of the GEMM. Without a gemm the site is `MODULE:OPERATION.NUMBER` for the vector unit (`MODULE/backward` in
             the backward pass), the parameter's or the state's name, `optimizer:OPERATION.NUMBER`, or empty for the loss.
         tensor: of a GEMM `input`, `weight` or `grad_output` after its cast (`left` and `right` before two of one role), or
-            `result`, what it handed on, with the bias, after its cast; else `vector`, `loss`, `gradient` as the optimizer read
-            it, `update`, the kind of a state (`momentum`, `variance`, ...), or `weights`; each after its cast.
+            `result`, what it handed on, with the bias, after its cast; else `vector`, `loss`, `accumulate`, `gradient` as the
+            optimizer read it, `update`, the kind of a state (`momentum`, `variance`, ...), or `weights`; each after its cast.
         element: its index.
         a, b: the two values.
         differing: how many elements of the tensor differ.
@@ -169,9 +170,12 @@ def first_difference(
             with ExitStack() as stack:
                 stack.enter_context(torch.random.fork_rng(devices=[]))
                 torch.manual_seed(seed + step)
+                weights = [p.detach().clone() for p in copy.parameters()]
                 ran = stack.enter_context(emulate(copy, machine, optimizer, seed, observer=recorder))
                 if (state := states[i]) is not None:
                     ran.load_state_dict(state)
+                    _put_back(copy, weights)
+                    ran.hold_states(getattr(optimizer, "base", optimizer))
                 optimizer.zero_grad()
                 loss = loss_fn(copy(inputs), targets)
                 ran.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -183,6 +187,13 @@ def first_difference(
         if found is not None:
             return found
     return None
+
+
+def _put_back(model: nn.Module, weights: Sequence[Tensor]) -> None:
+    """The weights as the last step stored them: entering has rounded them anew, which not every format leaves as they are."""
+    with _disable_current_modes(), torch.no_grad():
+        for p, weight in zip(model.parameters(), weights, strict=True):
+            p.copy_(weight)
 
 
 def _in_weights(step: int, a: nn.Module, b: nn.Module) -> Divergence | None:

@@ -241,3 +241,30 @@ def test_a_vector_unit_can_differ_in_the_backward_pass_alone() -> None:
     # The activation 1.5 is a value of e5m2; half the loss's gradient 3.5 - 0.25 is not.
     found = between(model, x, {}, {"overrides": {"1": {"vector": "fp8_e5m2"}}})
     assert (found.site, found.tensor, found.a, found.b) == ("1/backward:threshold_backward.0", "vector", 1.625, 1.5)
+
+
+def test_weights_and_states_are_rounded_once_a_step_as_in_a_run_that_is_not_stopped_at_each() -> None:
+    """NVFP4's scales are rounded: what is stored in it changes where it is rounded again."""
+    cast = {"format": "nvfp4", "rounding": "stochastic"}
+    machine = datapath({"optimizer": {"weight": cast, "momentum": cast}})
+    x, seen = torch.randn(5, 40, generator=torch.Generator().manual_seed(1)), []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(outputs.detach())
+        return outputs.square().mean()
+
+    def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    torch.manual_seed(0)
+    model = linear()
+    batches = [(x, x)] * 4
+    assert first_difference(model, optimizer_of, loss, batches, machine, machine) is None
+    stepped, seen = seen[::2], []
+    optimizer = optimizer_of(model)
+    with emulate(model, machine, optimizer):
+        for inputs, targets in batches:
+            optimizer.zero_grad()
+            loss(model(inputs), targets).backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(stepped, seen, strict=True))
