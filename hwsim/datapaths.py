@@ -74,9 +74,11 @@ class LossScaling(Record):
 class OptimizerPath(Record):
     """The optimizer unit: the gradient as it reads it, each state, the update and the weight as it writes them.
 
+    `accumulate` is what each parameter's gradient is kept in while backward passes add to it; without it the vector unit adds.
     `momentum` is SGD's momentum and Adam's first moment, `variance` Adam's second moments, `state` every other state.
     """
 
+    accumulate: ResultField | None = None
     gradient: ResultField | None = None
     momentum: ResultField | None = None
     variance: ResultField | None = None

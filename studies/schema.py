@@ -198,6 +198,8 @@ def machine(datapath: Datapath) -> dict[str, Any]:
     for layer in (*layers, data["first"], data["last"]):
         if layer and layer["products"] is None:
             del layer["products"]
+    if data["optimizer"]["accumulate"] is None:
+        del data["optimizer"]["accumulate"]
     return Plain(_unlabelled(data))
 
 

@@ -24,9 +24,9 @@ class AuditRow:
         op: the ATen operation.
         site: the contraction's name, or the path of the layer that ran.
         count: how often it ran.
-        role: of a GEMM `input`, `weight`, `grad_output` or `result`; of the optimizer `gradient`, `momentum`, `variance`,
-            `state`, `update` or `weight`; elsewhere `vector`, `move` (values that only move, whole numbers, truth values),
-            `random`, `wire` or `unknown`.
+        role: of a GEMM `input`, `weight`, `grad_output` or `result`; of the optimizer `accumulate`, `gradient`, `momentum`,
+            `variance`, `state`, `update` or `weight`; elsewhere `vector`, `move` (values that only move, whole numbers, truth
+            values), `random`, `wire` or `unknown`.
         cast: the declared cast, or `none` where the datapath declares none or values only move.
         flops: 2 M N K of a GEMM, in its `result` row; one for each element written elsewhere; 0 for moves.
         gemm: `output`, `grad_input` or `grad_weight`; empty elsewhere.

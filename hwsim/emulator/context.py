@@ -23,6 +23,7 @@ from .machine import Machine
 from .mode import EmulatorMode
 from .observing import Observer
 from .origins import Stored, mark_data, origin_of
+from .phases import Phase
 from .ports import Converter, Draws
 from .records import Records, node_creation_hook
 from .scales import Scales
@@ -50,7 +51,9 @@ def emulate(
 ) -> Iterator[Machine]:
     """Run everything inside the block on a machine: forward, loss, backward and optimizer steps of `model`, unchanged.
 
-    On entry the parameters are rounded to the datapath's weight format: the state that a run starts from. Scaled dot-product
+    On entry the parameters are rounded to the datapath's weight format: the state that a run starts from. A run that goes on
+    enters the block, loads its state inside it (model, machine, optimizer), and then trains; what it loads into a parameter is
+    rounded too, which leaves stored weights as they are unless their scales are rounded themselves (NVFP4). Scaled dot-product
     attention runs as matrix products, recurrent layers and attention modules without fused kernels; the flags are restored.
 
     Args:
@@ -100,6 +103,8 @@ def emulate(
         _open_fused_kernels(stack)
         _follow_modules(stack, engine, mode, model)
         _follow_steps(stack, engine, mode, optimizer)
+        if declared.optimizer.accumulate is not None:
+            _follow_gradients(stack, engine, mode, names)
         if records.hooked:
             stack.enter_context(node_creation_hook(engine.clock.node_made))
         stack.enter_context(mode)
@@ -226,6 +231,22 @@ def _follow_module(stack: ExitStack, engine: Engine, mode: EmulatorMode, module:
 def _enable(*enabled: bool) -> None:
     for backend, value in zip(RECURRENT_BACKENDS, enabled, strict=True):
         backend.enabled = value
+
+
+def _follow_gradients(stack: ExitStack, engine: Engine, mode: EmulatorMode, names: Mapping[Tensor, str]) -> None:
+    """Round each parameter's gradient whenever a backward pass has added to it."""
+
+    def added(p: Tensor) -> None:
+        call = engine.clock.call(f"{names[p]}/accumulate", Phase.BACKWARD)
+        with mode.rest():
+            engine.accumulate(p, names[p], call)
+
+    for p in names:
+        if p.is_floating_point() or p.is_complex():
+            needed = p.requires_grad
+            p.requires_grad_()  # torch takes no hook of a frozen parameter, which may thaw inside the block
+            stack.callback(p.register_post_accumulate_grad_hook(added).remove)
+            p.requires_grad_(needed)
 
 
 def _follow_steps(stack: ExitStack, engine: Engine, mode: EmulatorMode, optimizer: Optimizer | None) -> None:

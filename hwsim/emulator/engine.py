@@ -89,6 +89,8 @@ class Engine:
         phase = self.clock.phase()
         if phase is Phase.OPTIMIZER:
             return self.run_update(plan, args, kwargs)
+        if phase is Phase.BACKWARD and self.optimizer.declared.accumulate is not None and self.clock.accumulates:
+            return plan.func(*args, **kwargs)  # `accumulate` rounds the sum, and counts it
         layer = self.clock.layer(phase)
         steps = layer.steps if plan.opened is not None and _is_floating(args) else None
         tensors = tensors_in(args, kwargs)
@@ -142,6 +144,13 @@ class Engine:
         if self.watch is not None:
             self.see(Phase.OPTIMIZER, plan.label, self.optimizer.names_of(written), written or out)
         return out
+
+    def accumulate(self, p: Tensor, name: str, call: int) -> None:
+        """A backward pass has added to a parameter's gradient, or set it."""
+        self.optimizer.accumulate(p, call)
+        if p.grad is not None:
+            note(p.grad, PLAIN[Role.GRAD])
+            self.see(Phase.BACKWARD, "accumulate", name, p.grad)
 
     def run_move(self, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Values that only move, or that the program or the host sets: their origin goes with them."""

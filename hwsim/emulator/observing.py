@@ -92,7 +92,8 @@ class Observer(Protocol):
         ...
 
     def tensor(self, site: str, name: str, x: Tensor, layer: Layer | None = None) -> None:
-        """Any other tensor, rounded: a `vector` result, what the optimizer read (`gradient`), made (`update`) or stored.
+        """Any other tensor, rounded: a `vector` result, a gradient that was added to (`accumulate`, where a format is declared),
+        what the optimizer read (`gradient`), made (`update`) or stored.
 
         What is stored has the name of its kind: `weight`, `momentum`, `variance`, `state`, `scale`. What is recomputed is not
         shown. A vector result comes with its layer.

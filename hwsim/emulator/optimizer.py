@@ -119,6 +119,18 @@ class OptimizerUnit:
             self.audit.other(Phase.OPTIMIZER, "read", name, "gradient", port.cast, 0)
         self._reads += 1
 
+    def accumulate(self, p: Tensor, call: int) -> None:
+        """A backward pass has added to a parameter's gradient, or set it: it is rounded to the format that it is kept in."""
+        if p.grad is None:
+            return
+        name = self._name(p)
+        port = self.sites.port(self.declared.accumulate, f"{name}/accumulate")
+        if not port.passes(p.grad.dtype):
+            p.grad.copy_(port(p.grad, call))
+        if self.observer is not None:
+            self.observer.tensor(name, "accumulate", p.grad)
+        self.audit.other(Phase.BACKWARD, "accumulate", name, "accumulate", port.cast, p.grad.numel())
+
     def end(self) -> None:
         """A step ends: whatever was written is in its format."""
         self._states_seen = -1

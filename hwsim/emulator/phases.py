@@ -142,6 +142,11 @@ class Clockwork:
             return note.layer if note is not None else self._adding_up()
         return self.frame(phase).layer
 
+    @property
+    def accumulates(self) -> bool:
+        """Whether the backward pass adds to a parameter's gradient now."""
+        return hasattr(torch._C._current_autograd_node(), "variable")
+
     def _adding_up(self) -> Layer:
         """The layer of the parameter whose gradient is added up, in a node that may be older than the block."""
         parameter = getattr(torch._C._current_autograd_node(), "variable", None)

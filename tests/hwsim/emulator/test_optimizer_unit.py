@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from emulator_cases import OPTIMIZERS, input_of, model_of, on_grid, optimizer_of, same, tensors_of, train
+from emulator_cases import OPTIMIZERS, Transformer, input_of, loss_of, model_of, on_grid, optimizer_of, same, tensors_of, train
 from torch import Tensor, nn
 
 from hwsim.casting import apply
 from hwsim.datapaths import datapath
-from hwsim.emulator import emulate
+from hwsim.emulator import Machine, emulate
 from hwsim.errors import ConfigError
 from hwsim.formats import Draw
 
@@ -45,6 +45,12 @@ def test_each_role_of_adam_rounds_its_own_tensor_only(role: str, key: str | None
             rounded = role == "variance" if name.endswith("sq") else role == "momentum"
             assert on_grid(state[name], torch.bfloat16) is rounded
         assert state["step"] == 2
+
+
+def fresh_transformer(reentrant: bool) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Transformer(reentrant)
 
 
 def test_a_state_is_rounded_once_before_it_is_used() -> None:
@@ -103,6 +109,26 @@ def test_parameters_are_rounded_on_entry() -> None:
     model = model_of("mlp")
     with emulate(model, {"optimizer": {"weight": "bf16"}}):
         assert all(on_grid(p, torch.bfloat16) for p in model.parameters())
+
+
+STORED = {
+    "bf16, stochastic": {"format": "bf16", "rounding": "stochastic"},
+    "mxfp8": "mxfp8_e4m3",
+    "mxfp8, scales upwards": {"kind": "block", "element": "fp8_e4m3fn", "scale": "e8m0fnu", "size": 4, "rule": "rceil"},
+    "mxfp4, stochastic": {"format": "mxfp4", "rounding": "stochastic"},
+    "fp8, powers of two": {"format": "fp8_e4m3fn", "scaling": "power_of_two"},
+    "fp16, powers of two": {"format": "fp16", "scaling": "power_of_two", "overflow": "saturate"},
+}
+
+
+@pytest.mark.parametrize("case", STORED)
+def test_weights_that_were_stored_stay_as_they_are_when_they_are_loaded_and_the_block_is_entered_again(case: str) -> None:
+    model, _, _ = trained("sgd", {"optimizer": {"weight": STORED[case]}})
+    before = tensors_of(model)
+    with emulate(model, {"optimizer": {"weight": STORED[case]}}, seed=9):
+        entered = tensors_of(model)
+        model.load_state_dict({name: x for name, x in before.items() if not name.endswith(".grad")})
+    assert same(entered, before) == same(tensors_of(model), before) == []
 
 
 def test_states_of_a_resumed_optimizer_are_followed_from_its_first_step() -> None:
@@ -167,6 +193,86 @@ def test_gradients_accumulate_and_are_read_once_a_step() -> None:
     assert all(on_grid(p.grad, torch.bfloat16) for p in model.parameters())
     assert {row.count for row in machine.audit() if row.role == "gradient"} == {1}
     assert machine.step == 1
+
+
+ONES = 300
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "vector", "expected"),
+    [
+        ("bf16", None, 256.0),
+        ("bf16", "fp16", 256.0),
+        ("fp32", "bf16", float(ONES)),
+        (None, "bf16", 256.0),
+        (None, None, float(ONES)),
+    ],
+)
+def test_a_gradient_that_is_kept_in_bf16_stalls_at_256_ones(accumulate: str | None, vector: str | None, expected: float) -> None:
+    model = nn.ParameterList([nn.Parameter(torch.zeros(3))])
+    with emulate(model, {"optimizer": {"accumulate": accumulate}, "vector": vector}):
+        for _ in range(ONES):
+            model[0].sum().backward()
+    assert torch.equal(model[0].grad, torch.full((3,), expected))
+
+
+def accumulated(machine, micro_batches: int = 3) -> tuple[dict[str, Tensor], Machine]:
+    """Parameters and gradients of tied weights after some micro-batches and a step."""
+    model = model_of("transformer")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with emulate(model, machine, optimizer=optimizer, seed=4) as running:
+        for i in range(micro_batches):
+            loss_of(model((input_of("transformer") + i) % 11)).backward()
+        optimizer.step()
+    return tensors_of(model), running
+
+
+def test_gradients_kept_in_fp32_are_torch_s_own() -> None:
+    found, machine = accumulated({"optimizer": {"accumulate": "fp32"}})
+    assert same(found, accumulated("fp32")[0]) == []
+    rows = [row for row in machine.audit() if row.role == "accumulate"]
+    assert {row.site for row in rows} == {name for name, _ in model_of("transformer").named_parameters()}
+    assert {row.count for row in rows} == {3}
+    assert machine.coverage() == {"operations": 1.0, "flops": 1.0}
+
+
+@pytest.mark.parametrize("cast", ["bf16", {"format": "bf16", "rounding": "stochastic"}])
+def test_every_sum_of_micro_batches_is_rounded_once_with_words_of_its_own(cast) -> None:
+    model = nn.Sequential(nn.Linear(4, 3, bias=False))
+    declared = datapath({"optimizer": {"accumulate": cast}}).optimizer.accumulate
+    batches = [torch.randn(2, 4, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    with emulate(model, {"optimizer": {"accumulate": cast}}, seed=4):
+        for x in batches:
+            model(x).sum().backward()
+    expected = torch.zeros(3, 4)
+    for call, x in enumerate(batches):
+        expected = apply(declared, expected + torch.ones(3, 2) @ x, Draw(4, "0.weight/accumulate", 0, call, 0))
+    assert torch.equal(model[0].weight.grad, expected)
+
+
+def test_a_parameter_that_thaws_inside_the_block_is_followed_and_hooks_end_with_it() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.requires_grad_(False)
+    third = torch.full((1, 2), 1 / 3)
+    with emulate(model, {"optimizer": {"accumulate": "bf16"}}):
+        assert not model.weight.requires_grad
+        model.weight.requires_grad_()
+        model(third).sum().backward()
+        assert torch.equal(model.weight.grad, third.bfloat16().float())
+    model.weight.grad = None
+    model(third).sum().backward()
+    assert torch.equal(model.weight.grad, third)
+
+
+def test_gradients_recomputed_under_checkpointing_are_kept_in_the_same_format() -> None:
+    expected = accumulated({"optimizer": {"accumulate": "bf16"}})[0]
+    for reentrant in (True, False):
+        model = fresh_transformer(reentrant)
+        with emulate(model, {"optimizer": {"accumulate": "bf16"}}, seed=4):
+            for i in range(3):
+                loss_of(model((input_of("transformer") + i) % 11)).backward()
+        grads = {name: x for name, x in tensors_of(model).items() if name.endswith(".grad")}
+        assert same(grads, {name: x for name, x in expected.items() if name.endswith(".grad")}) == []
 
 
 def test_an_optimizer_with_a_closure_evaluates_it_as_forward_and_backward() -> None:
