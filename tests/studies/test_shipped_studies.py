@@ -16,8 +16,8 @@ from hwsim.studies.files import StudyFile, load_study
 from hwsim.studies.plan import Plan, expand
 from hwsim.studies.schema import Study
 
-ACCELERATORS = {"b200_mxfp8", "b200_nvfp4", "h100_fp8", "mi300x_fp8"}
-"""Recipes on the units of an accelerator, which the study `accelerators` is about."""
+ACCELERATORS = {name for name in shipped("datapaths") if name.startswith(("a100_", "b200_", "h100_", "mi300x_"))}
+"""Recipes on the units of an accelerator, as those of the study `accelerators`."""
 EDGES = "leaves the first and the last layer in single precision, which are all layers of the study's network"
 NOT_COMPARED = {"w4a4_dorefa": EDGES, "w4a4_pact": EDGES}
 """Other recipes that `recipe_comparison` leaves out, and why."""
