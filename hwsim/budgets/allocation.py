@@ -18,7 +18,8 @@ from hwsim.layering import GEMMS, OPERANDS
 
 from .measured import Meter, survey
 from .places import Place
-from .predicted import Prediction, predict
+from .predicted import predict
+from .probe import Prediction
 from .twins import Twin
 
 CANDIDATES = tuple(format_record(name) for name in ("fp4_e2m1fn", "fp6_e2m3fn", "fp8_e4m3fn", "bf16"))

@@ -18,8 +18,8 @@ from hwsim.errors import ConfigError
 from .causes import CAUSES
 from .measured import Meter, survey
 from .places import Place, chosen
-from .predicted import Prediction
 from .predicted import predict as predict_changes
+from .probe import Prediction
 from .table import TOTAL, Budget, Row
 from .twins import Loss, Twin
 

@@ -78,8 +78,9 @@ def _stepped(
     try:
         with emulate(model, machine, optimizer, seed + draw * DRAW_STRIDE, converters=converters) as ran:
             factor = ran.state_dict()["loss_scaling"]["factor"]
-            for p, g in zip(model.parameters(), update.gradients, strict=True):
-                p.grad = g * factor if p.requires_grad else None
+            trained = [(p, g * factor) for p, g in zip(model.parameters(), update.gradients, strict=True) if p.requires_grad]
+            optimizer.zero_grad()
+            torch.autograd.backward([p for p, _ in trained], [g for _, g in trained])
             optimizer.step()
     except NanError:
         return None

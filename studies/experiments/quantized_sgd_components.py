@@ -47,7 +47,7 @@ def rows(parameters: Parameters, seed: int) -> list[Row]:
 
 def budget(name: str, parameters: Parameters, seed: int) -> Budget:
     """What each place adds to the risk, simulated beside the exact split."""
-    places = dict.fromkeys(COMPONENTS, parameters.quantizer)
+    places: dict[str, Any] = dict.fromkeys(COMPONENTS, parameters.quantizer)
     return regression_budget(name, parameters.arguments(), places, replicas=parameters.replicas, seed=seed)
 
 

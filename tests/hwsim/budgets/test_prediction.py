@@ -62,7 +62,7 @@ def test_what_the_vector_unit_changes_is_predicted(name: str) -> None:
 def test_what_the_optimizer_unit_changes_is_predicted() -> None:
     model, made, batch = trained("digits_cnn")
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    unit = dict.fromkeys(("gradient", "momentum", "variance", "update", "weight"), "bf16")
+    unit = dict.fromkeys(("accumulate", "gradient", "momentum", "variance", "update", "weight"), "bf16")
     machine = {"name": "unit", "optimizer": unit}
     found = hwsim.budget(model, made.loss, batch, machine, optimizer=optimizer, causes=False, groups=False)
     assert {row.role for row in found.places} == set(unit)
