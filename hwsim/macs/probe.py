@@ -71,8 +71,10 @@ def probe(dot: Dot, operands: Float | Integer | str = "fp16", terms: int = 64, s
     fewest, best = seen.best(given.candidates(order, tree))
     if best is None:
         return Found(None, label(tree), 0, 0)
-    confirming = Cases.of(call, list(_random(fmt, terms, rng, CHECKED)))
-    return Found(best, label(tree), CHECKED, max(fewest, confirming.differing(unit(best))))
+    confirming, apart = Cases.of(call, list(_random(fmt, terms, rng, CHECKED))), given.large - given.small
+    close = isinstance(tree, Node) and _any_exact(tree) and apart <= DOUBLE_BITS
+    note = f"Products of {fmt} lie at most {apart} binades apart: a cut further down would not show." if close else ""
+    return Found(best, label(tree), CHECKED, max(fewest, confirming.differing(unit(best))), note)
 
 
 def _of_integers(dot: Dot, fmt: Integer, terms: int, rng: torch.Generator) -> Found:

@@ -55,6 +55,8 @@ UNSEEN = {
     "fp8_fp12_stochastic": "equal calls gave different results, as with stochastic rounding",
 }
 """What the probe says of units whose rule their outputs do not show."""
+UNCUT = "nvidia_blackwell_fp6_to_fp16"
+"""Its products lie too close together for any to be cut, as those of the unit that a test below declares."""
 FEW = ("nvidia_volta_fp16", "nvidia_ampere_fp16_to_fp16", "fp16_accumulate", "bf16_fma", "amd_cdna1_fp16", "amd_cdna2_fp16",
        "amd_cdna3_fp16", "int8_int32", "int4_int16_saturate")  # fmt: skip
 
@@ -67,7 +69,8 @@ def holds_products(unit: Mac) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [*FEW, *(pytest.param(n, marks=pytest.mark.large) for n in sorted({*shipped("macs")} - {*FEW, *UNSEEN, "native"}))]
+    "name",
+    [*FEW, *(pytest.param(n, marks=pytest.mark.large) for n in sorted({*shipped("macs")} - {*FEW, *UNSEEN, UNCUT, "native"}))],
 )
 def test_a_shipped_unit_is_found_again(name: str) -> None:
     unit = mac(name)
@@ -98,6 +101,17 @@ def test_a_unit_whose_outputs_do_not_show_its_rule_is_refused_with_the_reason(na
 
     with pytest.raises(FormatError, match=UNSEEN[name]):
         probe(dot, unit.operands.input[0].name, terms_for(unit))
+
+
+def test_sums_that_cut_nothing_are_exact_with_a_note_that_a_cut_would_not_show() -> None:
+    unit = mac({"order": "fused(4, 25)", "operands": "fp6_e3m2fn", "accumulator": {"format": "fp16"}})
+    dot: Dot = lambda a, b, c: matmul(a[None], b[:, None], unit, torch.tensor([[c]], dtype=torch.float64)).item()  # noqa: E731
+    found = probe(dot, "fp6_e3m2fn", 9)
+    again = mac(found.declared or pytest.fail("nothing found"))
+    assert (found.differing, again.accumulator) == (0, unit.accumulator)
+    assert again.fused is not None
+    assert (again.fused.terms, again.fused.fraction_bits) == (4, "exact")
+    assert "# Products of fp6_e3m2fn lie at most 16 binades apart: a cut further down would not show.\n" in found.as_yaml()
 
 
 def test_the_order_of_sums_that_wrap_is_said_not_to_show() -> None:
