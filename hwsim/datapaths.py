@@ -175,20 +175,20 @@ class Datapath(LayerPath):
         return {**given, **completed}
 
     @property
-    def layer_paths(self) -> dict[str, LayerPath]:
+    def layer_paths(self) -> tuple[tuple[str, LayerPath], ...]:
         """All that layers may run on: the machine's own under an empty name, the overrides by pattern, `first` and `last`."""
-        edges = {name: edge for name, edge in (("first", self.first), ("last", self.last)) if edge is not None}
-        return {"": self, **self.overrides, **edges}
+        edges = tuple((name, edge) for name, edge in (("first", self.first), ("last", self.last)) if edge is not None)
+        return (("", self), *self.overrides.items(), *edges)
 
     @property
-    def gemm_paths(self) -> dict[str, GemmPaths]:
+    def gemm_paths(self) -> tuple[tuple[str, GemmPaths], ...]:
         """The GEMMs of each, and of their products where these differ, under the name and `products`."""
-        found: dict[str, GemmPaths] = {}
-        for name, layer in self.layer_paths.items():
-            found[name] = layer.gemm
+        found: list[tuple[str, GemmPaths]] = []
+        for name, layer in self.layer_paths:
+            found.append((name, layer.gemm))
             if layer.products is not None:
-                found[f"{name} products".strip()] = layer.products.gemm
-        return found
+                found.append((f"{name} products".strip(), layer.products.gemm))
+        return tuple(found)
 
     def layer(self, path: str) -> LayerPath:
         """What the layer at a module path runs on.

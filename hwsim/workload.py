@@ -75,8 +75,8 @@ class Declared:
             raise FormatError(f"mac: got {name!r}, which is {len(found)} units of {self.datapath}; allowed: a name for each")
         return next(iter(found)) if found else mac(name or "native", self.catalogue)
 
-    def _paths(self) -> Iterable[GemmPaths]:
-        return () if self.datapath is None else self.datapath.gemm_paths.values()
+    def _paths(self) -> list[GemmPaths]:
+        return [] if self.datapath is None else [paths for _, paths in self.datapath.gemm_paths]
 
     def _casts(self, role: str) -> Iterator[Cast]:
         found = [getattr(getattr(paths, gemm), role) for paths in self._paths() for gemm in GEMMS if role in OPERANDS]

@@ -18,11 +18,11 @@ L = TypeVar("L", bound=LayerPath)
 
 def roles(datapath: Datapath) -> tuple[Role, ...]:
     """The roles in which a datapath rounds, in the order of `ROLES`."""
-    gemms = [getattr(paths, gemm) for paths in datapath.gemm_paths.values() for gemm in GEMMS]
+    gemms = [getattr(paths, gemm) for _, paths in datapath.gemm_paths for gemm in GEMMS]
     present = {role for role in (*OPERANDS, "result") if any(getattr(gemm, role) for gemm in gemms)}
     if not all(gemm.mac.is_native for gemm in gemms):
         present.add("accumulator")
-    if any(layer.vector for layer in datapath.layer_paths.values()):
+    if any(layer.vector for _, layer in datapath.layer_paths):
         present.add("vector")
     if datapath.optimizer != OptimizerPath():
         present.add("optimizer")

@@ -78,14 +78,14 @@ def of_datapath(machine: Datapath) -> Iterator[Subject]:
 
 
 def _parts(machine: Datapath) -> Iterator[tuple[str, Cast | Mac]]:
-    for layer, paths in machine.gemm_paths.items():
+    for layer, paths in machine.gemm_paths:
         for gemm in GEMMS:
             found: GemmPath = getattr(paths, gemm)
             for role in ("input", "weight", "grad_output", "result"):
                 if (cast := getattr(found, role)) is not None:
                     yield f"{layer} {gemm}.{role}".strip(), cast
             yield f"{layer} {gemm}.mac".strip(), found.mac
-    for layer, path in machine.layer_paths.items():
+    for layer, path in machine.layer_paths:
         if isinstance(path.vector, Cast):
             yield f"{layer} vector".strip(), path.vector
     for name in type(machine.optimizer).model_fields:

@@ -32,6 +32,10 @@ def everything() -> Datapath:
         ({"gemm": {"grad_weight": {"mac": SUM}}}, ("accumulator",)),
         ({"optimizer": {"momentum": "bf16"}, "vector": "bf16"}, ("vector", "optimizer")),
         ({"overrides": {"head": {"gemm": {"all": {"weight": "int4"}}}}}, ("weight",)),
+        (
+            {"overrides": {"last": {"gemm": {"all": {"weight": "int4"}}}}, "last": {"layers": 1, "vector": "bf16"}},
+            ("weight", "vector"),
+        ),
         ({"products": {"gemm": {"output": {"input": "bf16", "mac": SUM}}}}, ("input", "accumulator")),
         (EVERYTHING, ROLES),
     ],
