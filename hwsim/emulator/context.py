@@ -245,7 +245,7 @@ def _follow_gradients(stack: ExitStack, engine: Engine, mode: EmulatorMode, name
         if p.is_floating_point() or p.is_complex():
             needed = p.requires_grad
             p.requires_grad_()  # torch takes no hook of a frozen parameter, which may thaw inside the block
-            stack.callback(p.register_post_accumulate_grad_hook(added).remove)
+            stack.callback(p.register_post_accumulate_grad_hook(added).remove)  # type: ignore[no-untyped-call]
             p.requires_grad_(needed)
 
 
