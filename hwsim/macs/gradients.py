@@ -28,11 +28,9 @@ def straight_through(
 
 
 def _tensors(one: object) -> tuple[Tensor, ...]:
-    if isinstance(one, Scaled):
-        return one.values, one.scales
-    if isinstance(one, Quantized):
-        return (one.values,)
-    return (one,) if isinstance(one, Tensor) else ()
+    """The tensors of an operand; what else stands there is refused by the product."""
+    parts = (one.values, one.scales) if isinstance(one, Scaled) else (one.values if isinstance(one, Quantized) else one,)
+    return tuple(part for part in parts if isinstance(part, Tensor))
 
 
 def _values(operand: Tensor | Scaled | Quantized, axis: int, mac: Mac) -> Tensor:
