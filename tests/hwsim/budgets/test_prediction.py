@@ -125,8 +125,8 @@ EIGHT_BITS = ["int8", "fp8_e4m3fn", "fp8_e5m2", "mxfp8_e4m3", "mxint8"]
 @pytest.mark.parametrize(
     ("name", "lr", "formats", "sites", "counted"),
     [
-        ("digits_cnn", LR, ["int8", "fp8_e4m3fn", "mxfp8_e4m3"], None, 10),
-        ("char_gpt", 0.3, ["fp8_e5m2"], ["blocks.1.*", "head"], 6),
+        ("digits_cnn", LR, ["int8", "mxfp8_e4m3"], None, 10),
+        ("char_gpt", 0.3, ["fp8_e5m2"], ["blocks.1.attention.*", "head"], 3),
         pytest.param("digits_cnn", LR, EIGHT_BITS, None, 20, marks=pytest.mark.large),
         pytest.param("char_gpt", 0.3, ["int8", "fp8_e4m3fn", "fp8_e5m2"], None, 35, marks=pytest.mark.large),
     ],
