@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hwsim.budgets import Budget, budget
-from hwsim.casting import Quantized, quantize
+from hwsim.casting import Quantized
 from hwsim.casts import Cast, Scaling
 from hwsim.datapaths import Datapath, datapath
 from hwsim.emulator import Machine, emulate
@@ -16,6 +16,7 @@ from hwsim.fields import format_record
 from hwsim.formats import Block, Draw, Fixed, Float, Format, Integer, Rounding
 from hwsim.formats.backends import backends
 from hwsim.macs import Mac, mac, matmul
+from hwsim.quantizing import quantize
 
 if TYPE_CHECKING:
     from hwsim import training

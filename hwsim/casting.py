@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from hwsim.casts import Cast, Channel, Scaling, holds_all
-from hwsim.config import Document, explain
-from hwsim.errors import ConfigError, FormatError
-from hwsim.formats import Block, Draw, Format, Projection, Rounding
+from hwsim.errors import ConfigError
+from hwsim.formats import Block, Draw, Format, Projection
 from hwsim.formats.blocks import quantize_blocks
 from hwsim.formats.operators import cpu_direct, quantize_tensor
-from hwsim.formats.rounding import NanRule, Overflow
-from hwsim.formats.scaled import CARRIERS, PER_TENSOR, ScaleLayout, geometry
+from hwsim.formats.scaled import PER_TENSOR, ScaleLayout, geometry
 from hwsim.formats.tiling import tiling
 from hwsim.scaling import magnitude_max, scale_of
 
@@ -214,93 +210,4 @@ def _words(scaling: Scaling) -> str:
     return "channel" if isinstance(scaling.granularity, Channel) else "group"
 
 
-def quantize(
-    x: Tensor,
-    fmt: Format | str | dict[str, Any],
-    rounding: Rounding | str | dict[str, Any] = "nearest_even",
-    overflow: Overflow = "saturate",
-    scaling: Scaling | str | dict[str, Any] | None = None,
-    *,
-    axis: int = -1,
-    nan: NanRule = "error",
-    seed: int = 0,
-    site: str = "",
-    step: int = 0,
-    call: int = 0,
-    rank: int = 0,
-    offset: int = 0,
-    return_parts: bool = False,
-    backend: str | None = None,
-    gradient: Literal["pass", "clip"] = "pass",
-) -> Tensor | Quantized:
-    """A tensor rounded to a format: each element once, from its exact value, or its exact quotient by the scale.
-
-    NaN stays NaN where the format has one, else `nan` says what it becomes; overflow is judged after rounding with an
-    unbounded exponent; -0 becomes +0 where the format has none.
-
-    Args:
-        x: float16, bfloat16, float32 or float64, any shape.
-        fmt: a format, its name, or a mapping as in YAML.
-        rounding, overflow, nan: see Rounding and Projection.
-        scaling: see Scaling.
-        axis: the axis that groups, and the blocks of a block format, run along; one of x's, whatever the format.
-        seed, site, step, call, rank, offset: the key of a stochastic rounding (see Draw).
-        return_parts: a Quantized (values, codes, scale codes) instead of the values.
-        backend: one of `hwsim.backends()`; by default numba on CPU, triton on CUDA and torch elsewhere.
-        gradient: goes straight through (`pass`), or nowhere where the quotient by the scale lies beyond the format (`clip`).
-
-    Returns:
-        Values of x's shape in x's dtype where that holds every value of the format, else in the smaller of float32 and
-        float64 that does.
-
-    Raises:
-        FormatError, ConfigError: no dense floating tensor, no such axis, an unknown name, or a combination that cannot be.
-    """
-    _check_given(x, axis)
-    given: tuple[Any, ...] = (fmt, rounding, overflow, nan, scaling, gradient)
-    named = not any(isinstance(field, dict | list) for field in given)
-    cast = _known_cast(str(fmt), *given) if named else _cast(*given)
-    draw = Draw(seed, site, step, call, rank, offset)
-    if not return_parts and cast.gradient == "pass":
-        return apply(cast, x, draw, axis, backend=backend)
-    found = parts(cast, x, draw, axis, backend)
-    if cast.gradient == "clip":
-        found = replace(found, values=_clipped(x.detach(), found))
-    return found if return_parts else found.values
-
-
-def _check_given(x: object, axis: object) -> None:
-    """Refuse what is no dense tensor of a dtype that is rounded, and an axis that it does not have."""
-    allowed = f"a dense floating tensor: {', '.join(map(str, CARRIERS))}"
-    if not isinstance(x, Tensor):
-        raise FormatError(f"x: got a {type(x).__name__}; allowed: {allowed}", "x")
-    if x.dtype not in CARRIERS or x.layout is not torch.strided or x.is_nested:
-        raise FormatError(f"x: got a tensor of {x.dtype}, {x.layout}; allowed: {allowed}", "x")
-    axes = max(x.dim(), 1)
-    if isinstance(axis, bool) or not isinstance(axis, int) or not -axes <= axis < axes:
-        raise FormatError(f"axis: got {axis!r} for a tensor of shape {tuple(x.shape)}; allowed: {-axes} to {axes - 1}", "axis")
-
-
-def _clipped(x: Tensor, found: Quantized) -> Tensor:
-    """The values, with no way back for the gradient where the quotient lies beyond the format."""
-    quotient = x if found.unit is None else x / found.unit
-    beyond = (quotient > found.format.max) | (quotient < found.format.min)
-    return torch.where(beyond, found.values.detach(), found.values)
-
-
-@lru_cache(maxsize=1024)
-def _known_cast(label: str, *given: Any) -> Cast:
-    """The cast of what can be looked up; `label` keeps formats apart that are equal but for their name."""
-    return _cast(*given)
-
-
-def _cast(fmt: Any, rounding: Any, overflow: Any, nan: Any, scaling: Any, gradient: Any) -> Cast:
-    names = "format", "rounding", "overflow", "nan", "scaling", "gradient"
-    given = dict(zip(names, (fmt, rounding, overflow, nan, scaling, gradient), strict=True))
-    try:
-        return Cast.model_validate(given)
-    except ValidationError as error:
-        raise explain(error, Document(given, ""), model=Cast) from None
-
-
-__all__ = ["Quantized", "apply", "elements", "magnitude_max", "parts", "quantize", "scale_of"]
+__all__ = ["Quantized", "apply", "elements", "magnitude_max", "parts", "scale_of"]

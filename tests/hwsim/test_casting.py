@@ -1,5 +1,6 @@
 """Casts at work: scales, elements, codes."""
 
+import json
 from math import inf, nan
 from typing import Any
 
@@ -277,3 +278,49 @@ def test_the_largest_magnitude_is_that_of_finite_elements(dtype: torch.dtype, la
     for x in (MAGNITUDES.to(dtype), MAGNITUDES.to(dtype).T.contiguous().T):
         found = magnitude_max(x, layout)
         assert torch.equal(found, torch.tensor(expected, dtype=torch.float64).to(dtype).to(found.dtype).abs())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"fmt": "fp8_e4m3fn"},
+        {"fmt": "int8", "scaling": {"rule": "absmax", "granularity": {"channel": 0}}},
+        {"fmt": hwsim.format("nf4"), "scaling": "absmax"},
+        {"fmt": "nvfp4", "axis": 0},
+        {"fmt": {"kind": "float", "exponent_bits": 4, "mantissa_bits": 2}, "rounding": "stochastic", "seed": 3, "site": "here"},
+    ],
+    ids=str,
+)
+def test_quantize_in_a_compiled_graph_is_one_operator_with_the_same_bits_and_gradient(given: dict[str, Any]) -> None:
+    def f(x: torch.Tensor) -> torch.Tensor:
+        return hwsim.quantize(x * 2, **given) + 1
+
+    x, graphs = tensor(16, 32).requires_grad_(), list[torch.fx.GraphModule]()
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    found = torch.compile(f, backend=backend, fullgraph=True)(x)
+    found.sum().backward()
+    assert torch.equal(found, f(x))
+    assert torch.equal(x.grad, torch.full_like(x, 2))
+    (graph,) = graphs
+    assert [str(node.target) for node in graph.graph.nodes if "hwsim" in str(node.target)] == ["hwsim.cast"]
+
+
+# opcheck itself looks at .grad of tensors that are no leaves.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("x", [tensor(4, 6).requires_grad_(), tensor(6, 4).T], ids=["trains", "transposed"])
+def test_the_operator_of_a_graph_passes_torch_s_own_checks(x: torch.Tensor) -> None:
+    cast = Cast(format="int8", scaling={"rule": "absmax", "granularity": {"channel": 0}})
+    declared = json.dumps([cast.model_dump(mode="json"), [0, "", 0, 0, 0, 0]])
+    torch.library.opcheck(torch.ops.hwsim.cast.default, (x, declared, -1, torch.float32))
+
+
+@pytest.mark.parametrize("given", [{"return_parts": True}, {"backend": "torch"}, {"gradient": "clip"}], ids=str)
+def test_what_a_graph_cannot_hold_is_refused_when_it_is_compiled(given: dict[str, Any]) -> None:
+    (name, value) = next(iter(given.items()))
+    compiled = torch.compile(lambda x: hwsim.quantize(x, "fp8_e4m3fn", **given), backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match=f"{name}: got {value!r} inside torch.compile; allowed:"):
+        compiled(torch.ones(3))

@@ -8,13 +8,14 @@ from emulator_cases import input_of, model_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hwsim.casting import apply, elements, quantize
+from hwsim.casting import apply, elements
 from hwsim.casts import Cast
 from hwsim.datapaths import datapath
 from hwsim.emulator import emulate
 from hwsim.errors import ConfigError
 from hwsim.formats import Draw
 from hwsim.macs import mac, matmul
+from hwsim.quantizing import quantize
 
 UNIT = {
     "product": "exact",
