@@ -25,11 +25,13 @@ class Update:
     Args:
         names: of the parameters.
         gradients: that the optimizer reads; zeros where there are none.
+        weights: after the step.
         slopes: the gradient of the loss after the step; None where the parameter does not train.
     """
 
     names: tuple[str, ...]
     gradients: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
     slopes: tuple[Tensor | None, ...]
 
 
@@ -45,7 +47,8 @@ def update_of(twin: Twin, seed: int) -> Update:
     torch.manual_seed(seed)
     found = iter(torch.autograd.grad(twin.loss(model), [p for p in parameters if p.requires_grad], allow_unused=True))
     slopes = tuple(next(found) if p.requires_grad else None for p in parameters)
-    return Update(tuple(name for name, _ in model.named_parameters()), gradients, slopes)
+    names, weights = tuple(name for name, _ in model.named_parameters()), tuple(p.detach() for p in parameters)
+    return Update(names, gradients, weights, slopes)
 
 
 def update_direction(twin: Twin, update: Update) -> list[Tensor]:
@@ -62,11 +65,10 @@ def unit_changes(
 
     Empty where a NaN meets a format that has none.
     """
-    exact = _stepped(twin, machine, update, {}, seed, draw)
     cast = _stepped(twin, machine, update, converters, seed, draw)
-    if exact is None or cast is None:
+    if cast is None:
         return {}
-    ends = zip(update.names, update.slopes, exact, cast, strict=True)
+    ends = zip(update.names, update.slopes, update.weights, cast, strict=True)
     return {name: float((slope * (b - a)).sum()) if slope is not None else 0.0 for name, slope, a, b in ends}
 
 
