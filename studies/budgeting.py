@@ -104,26 +104,29 @@ def study_budgets(
 def _experiment_budgets(file: StudyFile, names: Sequence[str], seeds: int | None) -> list[StudyBudget]:
     """One budget for each point of an experiment's grid, called after its values."""
     plan = expand(file)
-    points: dict[str, list[Budget]] = {}
+    points: dict[str, list[ExperimentRun]] = {}
     for place in plan.places:
         run = plan.runs[place.id]
-        assert isinstance(run, ExperimentRun)
-        split = experiments()[run.experiment.name].budget  # type: ignore[attr-defined]
-        if split is None:
-            having = ", ".join(name for name, one in experiments().items() if one.budget is not None)
-            raise ConfigError(
-                f"{file.document.name}: got the experiment {run.experiment.name!r}; "  # type: ignore[attr-defined]
-                f"allowed: a study of trainings, or of the experiments {having}"
-            )
-        name = ", ".join(map(str, place.settings.values())) or plan.study.name
-        if names and name not in names:
-            points.setdefault(name, [])
-        elif len(points.setdefault(name, [])) != seeds:
-            points[name].append(split(name, run.experiment, run.seed))
+        if isinstance(run, ExperimentRun):
+            points.setdefault(", ".join(map(str, place.settings.values())) or plan.study.name, []).append(run)
     for name in names:
         if name not in points:
             raise ConfigError(f"budget: {not_allowed('datapath', name, points)} (the points of this study)")
-    return [StudyBudget(merged(budgets), ()) for budgets in points.values() if budgets]
+    chosen = {name: points[name][:seeds] for name in names or points}
+    budgets = {name: [_split(file, name, run) for run in runs] for name, runs in chosen.items()}
+    return [StudyBudget(merged(found), ()) for found in budgets.values()]
+
+
+def _split(file: StudyFile, name: str, run: ExperimentRun) -> Budget:
+    """The budget that an experiment makes of its own errors."""
+    given: str = run.experiment.name  # type: ignore[attr-defined]
+    split = experiments()[given].budget
+    if split is None:
+        having = ", ".join(name for name, one in experiments().items() if one.budget is not None)
+        raise ConfigError(
+            f"{file.document.name}: got the experiment {given!r}; allowed: a study of trainings, or of the experiments {having}"
+        )
+    return split(name, run.experiment, run.seed)
 
 
 def keep_step_budgets(file: StudyFile, folder: Path, plan: str) -> None:
