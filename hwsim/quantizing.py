@@ -24,6 +24,7 @@ LIBRARY = torch.library.Library("hwsim", "FRAGMENT")  # type: ignore[no-untyped-
 LIBRARY.define(  # type: ignore[no-untyped-call]
     "cast(Tensor x, str declared, int axis, ScalarType dtype) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
 )
+ALLOWED = f"a dense floating tensor: {', '.join(map(str, CARRIERS))}"
 
 
 def quantize(
@@ -85,11 +86,10 @@ def quantize(
 
 def _check_given(x: object, axis: object) -> None:
     """Refuse what is no dense tensor of a dtype that is rounded, and an axis that it does not have."""
-    allowed = f"a dense floating tensor: {', '.join(map(str, CARRIERS))}"
     if not isinstance(x, Tensor):
-        raise FormatError(f"x: got a {type(x).__name__}; allowed: {allowed}", "x")
+        raise FormatError(f"x: got a {type(x).__name__}; allowed: {ALLOWED}", "x")
     if x.dtype not in CARRIERS or x.layout is not torch.strided or x.is_nested:
-        raise FormatError(f"x: got a tensor of {x.dtype}, {x.layout}; allowed: {allowed}", "x")
+        raise FormatError(f"x: got a tensor of {x.dtype}, {x.layout}; allowed: {ALLOWED}", "x")
     axes = max(x.dim(), 1)
     if isinstance(axis, bool) or not isinstance(axis, int) or not -axes <= axis < axes:
         raise FormatError(f"axis: got {axis!r} for a tensor of shape {tuple(x.shape)}; allowed: {-axes} to {axes - 1}", "axis")

@@ -23,7 +23,6 @@ from .quantized import Scaled
 from .record import Mac, Operands
 from .trace import Trace, code_of, codes_of, trace
 
-FP32 = Float(8, 23, name="fp32")
 SPECIAL = (0x00000000, 0x80000000, 0x7F800000, 0xFF800000, 0x7FC00000, 0x00000001, 0x007FFFFF, 0x00800000, 0x7F7FFFFF)
 
 
