@@ -17,7 +17,7 @@ from hwsim.errors import ConfigError, not_allowed
 from hwsim.fields import format_record
 from hwsim.formats import Block, Fixed, Float, Format, Integer
 from hwsim.macs import Mac
-from hwsim.workload import NATIVE, MultiplyAdd, Rows, Work, bits_per_element, multiply_adds, stored_bits
+from hwsim.workload import NATIVE, MultiplyAdd, Rows, Work, bits_per_element, moved_bits, multiply_adds, stored_bits
 
 Positive = Annotated[float, Field(gt=0)]
 TERMS = 128
@@ -260,6 +260,7 @@ __all__ = [
     "cost",
     "cost_tables",
     "gemm_cost",
+    "moved_bits",
     "multiply_adds",
     "significand",
     "stochastic_unit_bits",

@@ -19,6 +19,7 @@ from hwsim.macs import Mac, mac
 
 NATIVE = mac("native")
 STORED = ("weight", "momentum", "variance", "state")
+MOVED = (*OPERANDS, "result")
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -79,7 +80,7 @@ class Declared:
         return [] if self.datapath is None else [paths for _, paths in self.datapath.gemm_paths]
 
     def _casts(self, role: str) -> Iterator[Cast]:
-        found = [getattr(getattr(paths, gemm), role) for paths in self._paths() for gemm in GEMMS if role in OPERANDS]
+        found = [getattr(getattr(paths, gemm), role) for paths in self._paths() for gemm in GEMMS if role in MOVED]
         if self.datapath is not None and role in STORED:
             found = [getattr(self.datapath.optimizer, role), *found]
         yield from (cast for cast in found if cast is not None)
@@ -160,3 +161,18 @@ def stored_bits(audit: Rows, wide: str = "fp32", catalogue: Catalogue | None = N
             key = row["site"], row["role"]
             found[key] = max(found.get(key, 0.0), bits)
     return sum(found.values())
+
+
+def moved_bits(audit: Rows, wide: str = "fp32", catalogue: Catalogue | None = None, datapath: Datapath | None = None) -> float:
+    """The bits that the GEMMs of a run read and write: each of them its two operands and its result once, as they are cast.
+
+    It is the least that any order of the work moves where nothing stays on the chip from one GEMM to the next: patches of a
+    convolution are not read again, sums in progress not written. Scales of blocks count, others do not. Arguments as for
+    `multiply_adds`; rows have `elements` too.
+
+    Raises:
+        FormatError: a format of the audit is none of the datapath's and has no name that is known.
+    """
+    declared = Declared(datapath, catalogue or Catalogue(), wide)
+    gemms = (row for row in audit if row["gemm"])
+    return sum(row["elements"] * bits_per_element(declared.format(row["role"], row["cast"])) for row in gemms)

@@ -183,6 +183,8 @@ class ReportChoice(Record):
         sites: datapaths whose error in one training step is split over sites, roles and causes, as `hwsim budget` does, for the
             first seed; by default those of `budget`, else those that round, four at most.
         costs: the cost tables that the error is set against, each a shipped name or a YAML file; by default all shipped ones.
+        enough: points in ascending order, each by its datapath or by the value of another axis; the headline names the first from
+            which on none is told apart from the last.
     """
 
     metric: str | None = None
@@ -191,6 +193,7 @@ class ReportChoice(Record):
     budget_epochs: Count | None = None
     sites: tuple[str, ...] | None = None
     costs: tuple[CostField, ...] | None = None
+    enough: tuple[str, ...] = ()
 
 
 class BudgetChoice(Record):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,50 +25,11 @@ from .choices import TORCH_OPTIMIZERS
 from .files import StudyFile
 from .plan import expand
 from .report.loading import load_report
-from .report.statistics import paired
+from .report.statistics import CONFIDENCE, Difference, difference
 from .report.summary import Report, Series
 from .schema import TrainingRun, machine
 
-CONFIDENCE = 0.95
 STUDY_FILE = "study.json"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One series less another, seed by seed.
-
-    Args:
-        a, b: what is compared.
-        metric: after the last epoch.
-        seeds: how many both have.
-        difference: the mean of b - a.
-        low, high: its confidence interval (Student's t); NaN below two seeds.
-        p: of the paired t-test of no difference; NaN below two seeds, 0 or 1 where all differences are equal.
-    """
-
-    a: str
-    b: str
-    metric: str
-    seeds: int
-    difference: float
-    low: float
-    high: float
-    p: float
-
-
-def difference(a: str, b: str, metric: str, first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
-    """The paired comparison of two sets of values by seed."""
-    changes = list(paired(second, first).values())
-    count = len(changes)
-    mean = sum(changes) / count if count else math.nan
-    if count < 2:
-        return Difference(a, b, metric, count, mean, math.nan, math.nan, math.nan)
-    from scipy import stats
-
-    error = math.sqrt(sum((change - mean) ** 2 for change in changes) / (count - 1) / count)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
-    return Difference(a, b, metric, count, mean, mean - half, mean + half, p)
 
 
 def compare(names: Sequence[str]) -> list[Difference]:

@@ -15,7 +15,7 @@ from hwsim.config.record import Record
 from hwsim.config.wording import Path
 from hwsim.config.wording import given as words
 from hwsim.datapaths import Datapath, datapath
-from hwsim.errors import ConfigError, not_allowed
+from hwsim.errors import ConfigError
 from hwsim.layering import GEMMS
 from hwsim.models import TaskError, initial_model
 
@@ -25,10 +25,9 @@ from .experiments import experiment_setting, experiments
 from .files import StudyFile, with_place
 from .grid import Point, applied, label, points
 from .needs import Needs
+from .questions import check_questions
 from .schema import AnyStudy, ExperimentRun, ExperimentStudy, Run, Setting, Study, TrainingRun
 from .trust import check_trust
-
-LOSSES = ("test_loss", "train_loss")
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def _experiments(file: StudyFile, study: ExperimentStudy) -> list[_Resolved]:
 def _trainings(file: StudyFile, study: Study) -> list[_Resolved]:
     builder = _Builder(file, study)
     grid = [builder.resolved(point) for point in points(study, file.document)]
-    builder.check_names(grid)
+    check_questions(study, file.document, grid)
     return [*grid]
 
 
@@ -280,30 +279,3 @@ class _Builder:
             raise ConfigError(self.document.problem(place, message))
         document = applied({"datapath": {**given, "name": name}}, point, parts, self.document)
         return validate(document, Datapath, ("study", "datapath"), self.catalogue, synonyms=dict.fromkeys(GEMMS, "all"))
-
-    def check_names(self, grid: list[_Training]) -> None:
-        """Refuse names that stand for two machines, and questions about what the study does not have."""
-        names = {resolved.name for resolved in grid}
-        asked = [(("study", "baseline"), self.study.baseline)] if self.study.baseline else []
-        for key in ("budget", "sites"):
-            given = getattr(self.study.report, key) or ()
-            asked += [(("study", "report", key, i), name) for i, name in enumerate(given)]  # type: ignore[misc]
-        for place, name in asked:
-            if name not in names:
-                message = not_allowed("", name, names).removeprefix(": ")
-                raise ConfigError(self.document.problem(place, f"{message} (the datapaths of this study)"))
-        for place, name in asked[bool(self.study.baseline) :]:
-            if not any(roles(resolved.machine) for resolved in grid if resolved.name == name):
-                message = f"got {name!r}, which rounds nowhere; allowed: a datapath with casts or an accumulator"
-                raise ConfigError(self.document.problem(place, message))
-        if (metric := self.study.report.metric) is not None:
-            known = {*LOSSES, *(name for resolved in grid for name in tasks.build(resolved.setting.task).metrics)}
-            if metric not in known:
-                message = not_allowed("", metric, known).removeprefix(": ")
-                raise ConfigError(self.document.problem(("study", "report", "metric"), message))
-        bases: dict[str, Any] = {}
-        for resolved in grid:
-            given = resolved.point.values.get("datapath", self.study.datapath)
-            if bases.setdefault(resolved.name, given) != given:
-                message = f"got the name {resolved.name!r} for two machines; allowed: a name for each"
-                raise ConfigError(self.document.problem(resolved.point.place(("study", "datapath", "name")), message))

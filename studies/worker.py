@@ -42,6 +42,7 @@ AUDIT_SCHEMA = pa.schema(
         ("flops", pa.int64()),
         ("gemm", pa.string()),
         ("mac", pa.string()),
+        ("elements", pa.int64()),
     ]
 )
 NATIVE_SCHEMA = pa.schema(

@@ -31,6 +31,7 @@ class AuditRow:
         flops: 2 M N K of a GEMM, in its `result` row; one for each element written elsewhere; 0 for moves.
         gemm: `output`, `grad_input` or `grad_weight`; empty elsewhere.
         mac: the unit that computed a GEMM; empty elsewhere.
+        elements: that a GEMM's operand or result has, over all calls; those written elsewhere; 0 for moves.
     """
 
     phase: str
@@ -42,6 +43,7 @@ class AuditRow:
     flops: int
     gemm: str = ""
     mac: str = ""
+    elements: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,13 @@ class Audit:
         self._moves: dict[tuple[Phase, str, Layer], int] = {}
         self._others: dict[OtherKey, list[int]] = {}
 
-    def gemm(self, key: GemmKey, flops: int) -> None:
-        """Count a GEMM."""
+    def gemm(self, key: GemmKey, flops: int, left: int, right: int, result: int) -> None:
+        """Count a GEMM, and the elements of its operands and of its result."""
         entry = self._gemms.get(key)
         if entry is None:
-            entry = self._gemms[key] = [0, 0]
-        entry[0] += 1
-        entry[1] += flops
+            entry = self._gemms[key] = [0, 0, 0, 0, 0]
+        for i, more in enumerate((1, flops, left, right, result)):
+            entry[i] += more
 
     def vector(self, phase: Phase, op: str, layer: Layer, flops: int) -> None:
         """Count an operation of the vector unit."""
@@ -123,11 +125,8 @@ class Audit:
     def load_state_dict(self, state: dict[str, list[list[Any]]], sites: Sites) -> None:
         """Count on from saved counts; those so far are dropped."""
         self._gemms = {
-            (Phase(phase), op, sites.site(name, sites.layer(path), _is_product(gemm, left, right)), gemm, left, right): [
-                count,
-                flops,
-            ]
-            for phase, op, name, path, gemm, left, right, count, flops in state["gemms"]
+            (Phase(phase), op, sites.site(name, sites.layer(path), _is_product(gemm, left, right)), gemm, left, right): entry
+            for phase, op, name, path, gemm, left, right, *entry in state["gemms"]
         }
         self._vectors = {(Phase(phase), op, sites.layer(path)): entry for phase, op, path, *entry in state["vectors"]}
         self._moves = {(Phase(phase), op, sites.layer(path)): count for phase, op, path, count in state["moves"]}
@@ -172,16 +171,16 @@ class Audit:
                 yield NativeRow(phase.value, op, layer.path, "steps", reason, count, flops)
 
     def _gemm_rows(self) -> Iterator[AuditRow]:
-        for (phase, op, site, gemm, left, right), (count, flops) in self._gemms.items():
+        for (phase, op, site, gemm, left, right), (count, flops, *elements) in self._gemms.items():
             ports = site.ports(gemm, left, right)  # type: ignore[arg-type]
             mac = ports.mac.name or str(ports.mac.order)
             work = ((left, ports.left, 0), (right, ports.right, 0), ("result", ports.result, flops))
-            for role, port, share in work:
-                yield AuditRow(phase.value, op, site.name, count, role, _text(port.cast), share, gemm, mac)
+            for (role, port, share), moved in zip(work, elements, strict=True):
+                yield AuditRow(phase.value, op, site.name, count, role, _text(port.cast), share, gemm, mac, moved)
 
     def _vector_rows(self) -> Iterator[AuditRow]:
         for (phase, op, layer), (count, flops) in self._vectors.items():
-            yield AuditRow(phase.value, op, layer.path, count, "vector", _text(layer.vector.cast), flops)
+            yield AuditRow(phase.value, op, layer.path, count, "vector", _text(layer.vector.cast), flops, elements=flops)
 
     def _move_rows(self) -> Iterator[AuditRow]:
         for (phase, op, layer), count in self._moves.items():
@@ -189,7 +188,7 @@ class Audit:
 
     def _other_rows(self) -> Iterator[AuditRow]:
         for (phase, op, site, role, cast), (count, flops) in self._others.items():
-            yield AuditRow(phase.value, op, site, count, role, cast, flops)
+            yield AuditRow(phase.value, op, site, count, role, cast, flops, elements=flops)
 
 
 def _is_product(gemm: str, left: str, right: str) -> bool:

@@ -88,7 +88,8 @@ def run_gemm(engine: Engine, plan: Plan, args: tuple[Any, ...], kwargs: dict[str
         if seen:
             seen[0] = _followed(seen[0], plan, args, kwargs, addend)
         out = _finished(plan, product, addend, args, kwargs)
-    engine.audit.gemm((phase, plan.name, place.site, place.gemm, place.left, place.right), flops)
+    sizes = left.numel(), right.numel(), out.numel()
+    engine.audit.gemm((phase, plan.name, place.site, place.gemm, place.left, place.right), flops, *sizes)
     out = engine.handed_on(ports.result, out, plan, place.call)
     if engine.observer is not None and seen is not None:
         shown = _shown(place, ports, given[0], given[1], out, kwargs.get("alpha", 1))

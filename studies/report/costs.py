@@ -18,6 +18,7 @@ from hwsim.costs import (
     accumulator_bits,
     cost,
     cost_tables,
+    moved_bits,
     multiply_adds,
     stored_bits,
     sums,
@@ -30,7 +31,12 @@ from ..choices import CostChoice
 from ..store import Store
 from .summary import Comparison, Report
 
-FACTS = ("accumulator (bits)", f"exact sum of {TERMS} (bits)", "weights and optimizer states (bits)")
+FACTS = (
+    "accumulator (bits)",
+    f"exact sum of {TERMS} (bits)",
+    "weights and optimizer states (bits)",
+    "read and written by GEMMs (bits)",
+)
 TRAINING = ("forward", "loss", "backward", "recompute")
 
 
@@ -62,10 +68,12 @@ class Arithmetic:
     Args:
         work: its multiply-adds.
         stored: bits of parameters and optimizer states.
+        moved: bits that its GEMMs read and write; None where the audit was stored without elements.
     """
 
     work: Work
     stored: float
+    moved: float | None
 
     @property
     def widest(self) -> int | None:
@@ -116,7 +124,10 @@ def arithmetic(report: Report) -> dict[str, Arithmetic]:
         training = [row for row in rows if row["phase"] in TRAINING]
         try:
             work = multiply_adds(training, catalogue=catalogue, datapath=datapath)
-            found[name] = Arithmetic(work, stored_bits(rows, catalogue=catalogue, datapath=datapath))
+            kept = stored_bits(rows, catalogue=catalogue, datapath=datapath)
+            counted = all(row.get("elements") is not None for row in training)
+            moved = moved_bits(training, catalogue=catalogue, datapath=datapath) if counted else None
+            found[name] = Arithmetic(work, kept, moved)
         except HwsimError:
             # Two formats or units without a name read alike in the audit.
             continue
@@ -186,7 +197,7 @@ def cost_rows(report: Report, found: Sequence[Costs]) -> tuple[list[str], list[l
     for row in best_rows(report):
         name = row.series.datapath
         own = known.get(name)
-        facts = (own.widest, own.exact, own.stored) if own else (None, None, None)
+        facts = (own.widest, own.exact, own.stored, own.moved) if own else (None,) * len(FACTS)
         cells = [f"{table.values[name]:.3g}{' *' * (name in table.front)}" if name in table.values else "-" for table in found]
         rows.append([name, report.unit.number(row.value), *("-" if bits is None else f"{bits:.6g}" for bits in facts), *cells])
     return ["datapath", report.unit.label, *FACTS, *(f"{table.name} ({table.unit})" for table in found)], rows

@@ -16,6 +16,7 @@ from ..conditions import Shortfall, shortfalls
 from ..results import audits, natives, results
 from ..store import Store
 from .budgets import Budget, budgets
+from .enough import enough_headline
 from .sites import load_step_budgets, site_headline
 from .statistics import Spread, Unit, paired
 
@@ -43,6 +44,10 @@ class Series:
         """The datapath, and the other axes' values."""
         others = [f"{axis.rpartition('.')[2]} {value}" for axis, value in self.settings.items()]
         return ", ".join([self.datapath, *dict.fromkeys(others)])
+
+    def goes_by(self, name: str) -> bool:
+        """Whether it is called so: by its datapath, or by the value of another axis."""
+        return name == self.datapath or name in map(str, self.settings.values())
 
     @property
     def diverged(self) -> int:
@@ -161,7 +166,13 @@ class Report:
     def headline(self) -> str:
         """The answer in a sentence or two."""
         budgets = [budget.headline for budget in self.budgets if budget.metric == self.metric]
-        return " ".join(text for text in (*self._compared_in_words(), *budgets, site_headline(self.steps)) if text)
+        texts = *self._compared_in_words(), self._enough(), *budgets, site_headline(self.steps)
+        return " ".join(text for text in texts if text)
+
+    def _enough(self) -> str:
+        names = self.study["report"].get("enough", ())
+        points = {name: series for name in names for series in self.grid if series.goes_by(name)}
+        return enough_headline(names, {name: series.final(self.metric) for name, series in points.items()}, self.unit)
 
     def _compared(self, series: Series, base: Series | None) -> Comparison:
         final = series.final(self.metric)

@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import hwsim
 from hwsim import FormatError
 from hwsim.casts import Cast
 from hwsim.catalogue import Catalogue, shipped
 from hwsim.config import loads
-from hwsim.costs import MultiplyAdd, bits_per_element, cost, multiply_adds, stored_bits
+from hwsim.costs import MultiplyAdd, bits_per_element, cost, moved_bits, multiply_adds, stored_bits
 from hwsim.datapaths import Datapath, datapath
 from hwsim.fields import format_mapping, format_record
 from hwsim.layering import OPERANDS_OF
@@ -134,3 +137,29 @@ def optimizer_rows(machine: Datapath, elements: int) -> list[dict[str, Any]]:
 def test_weights_and_states_are_stored_once_in_the_optimizers_formats(name: str, bits: int) -> None:
     machine = datapath(name)
     assert stored_bits(optimizer_rows(machine, 10), datapath=stored(machine)) == 10 * bits
+
+
+WEIGHT, PATCHES = 4 * 2 * 3 * 3, 5 * 4 * 6 * 6
+"""Elements of the convolution's weight and of its result."""
+MOVING: dict[str, tuple[nn.Module, tuple[int, ...], dict[str, int]]] = {
+    "linear": (nn.Linear(8, 3), (5, 8), {"input": 40, "weight": 24, "grad_output": 15}),
+    "convolution": (nn.Conv2d(2, 4, 3), (5, 2, 8, 8), {"input": 640, "weight": WEIGHT, "grad_output": PATCHES}),
+}
+
+
+@pytest.mark.parametrize("name", list(MOVING))
+@pytest.mark.parametrize("recipe", ["fp32", "fp8_current", "mxfp8", "h100_fp8"])
+def test_each_gemm_reads_its_operands_and_writes_its_result_once(name: str, recipe: str) -> None:
+    model, shape, elements = MOVING[name]
+    machine = datapath(recipe)
+    with hwsim.emulate(model, machine) as running:
+        model(torch.randn(shape, requires_grad=True)).square().sum().backward()
+        rows = [asdict(row) for row in running.audit()]
+    results = {"output": "grad_output", "grad_input": "input", "grad_weight": "weight"}  # of whose shape each GEMM's result is
+    wanted = 0.0
+    for gemm, operands in OPERANDS_OF.items():
+        path = getattr(machine.gemm, gemm)
+        for role, size_of in (*((role, role) for role in operands), ("result", results[gemm])):
+            cast = getattr(path, role)
+            wanted += elements[size_of] * (32 if cast is None else bits_per_element(cast.format))
+    assert moved_bits(rows, datapath=stored(machine)) == wanted

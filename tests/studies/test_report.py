@@ -10,6 +10,7 @@ from rich.console import Console
 
 from hwsim.studies.report.budgets import budgets
 from hwsim.studies.report.drawing import Drawing
+from hwsim.studies.report.enough import enough, enough_headline
 from hwsim.studies.report.plots import budget_bars, facets
 from hwsim.studies.report.statistics import Spread, Unit, paired
 from hwsim.studies.report.summary import Series
@@ -148,3 +149,45 @@ def test_many_series_are_shown_in_a_panel_for_all_axes_but_the_last() -> None:
     assert all(list(lines) == ["ste", "parq"] for lines in panels.values())
     assert panels["a4, int2"]["parq"] is grid[5]
     assert list(facets([series("one", "", {0: 1.0}), series("two", "", {0: 1.0})])) == [""]
+
+
+SWEEP = {
+    "one": {0: 1.50, 1: 1.62, 2: 1.55},
+    "two": {0: 1.10, 1: 1.21, 2: 1.16},
+    "four": {0: 1.00, 1: 1.11, 2: 1.04},
+    "all": {0: 1.01, 1: 1.10, 2: 1.05},
+}
+"""Losses by seed: those of `two` lie 0.09, 0.11 and 0.11 above those of `all`, those of `four` on both sides of them."""
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["one", "two", "four", "all"], "four"),
+        (["four", "all"], "four"),
+        (["one", "two", "all"], "all"),
+        (["two", "one", "four", "all"], "four"),
+        (["four", "two", "all"], "all"),
+    ],
+)
+def test_enough_is_the_first_point_from_which_on_none_is_told_apart_from_the_last(names: list[str], found: str) -> None:
+    assert enough(names, SWEEP) == found
+
+
+def test_one_seed_cannot_say_what_is_enough() -> None:
+    values = {name: {0: seeds[0]} for name, seeds in SWEEP.items()}
+    assert enough(list(SWEEP), values) is None
+    assert enough_headline(list(SWEEP), values, Unit("test_loss", 3)) == ""
+
+
+def test_the_headline_says_what_is_enough_and_how_the_next_smaller_point_differs() -> None:
+    # 0.1033 is the mean of the differences, 0.0115 their deviation, 4.303 Student's t of two degrees of freedom.
+    half = 4.303 * 0.011547 / math.sqrt(3)
+    text = enough_headline(list(SWEEP), SWEEP, Unit("test_loss", 3))
+    assert text == (
+        "Enough is four, from where on test_loss is not told apart from that with all; with two it differs by "
+        f"{0.10333 - half:+.3f} to {0.10333 + half:+.3f} (95% interval over 3 seeds)."
+    )
+    assert enough_headline(["one", "two", "all"], SWEEP, Unit("test_loss", 3)).startswith(
+        "None of one to two is enough; with two"
+    )
