@@ -104,7 +104,8 @@ def block_scales(amax: Any, raw: Any, scales: Any, words: Any, levels: Any, numb
             raw[b] = min(np.float32(min(amax[b], LARGEST)) * min(factor, LARGEST), LARGEST)
     elif numbers.rule == ABSMAX:
         divisor[0] = numbers.element_max
-        raw[:] = amax
+        for b in range(amax.size):
+            raw[b] = amax[b]
     else:
         for b in range(amax.size):
             exponent = scale_exponent(np.float64(amax[b]), numbers) if amax[b] > 0 else numbers.low

@@ -13,7 +13,7 @@ from . import integers
 from .exact import exact_groups, wide
 from .fused import CUTS, aligned, scaled_groups
 from .grouping import groups, innermost_runs
-from .lanes import Edges, compiled_mode, edges, lanes_hold
+from .lanes import AT_RUN_TIME, EVEN, Edges, compiled_mode, edges, lanes_hold
 from .late import joined_late
 from .operands import Array, Port, holds_groups
 from .orders import ALONE, Alignment
@@ -184,7 +184,9 @@ class _Fused:
         pa = np.ascontiguousarray(scaled_powers(a, self.mac, 1)[:, order])
         pb = np.ascontiguousarray(scaled_powers(b, self.mac, 0)[order])
         if how.late:
-            return self._late(pa, pb, joined_late(mode, cut, 2 if how.grouping == "even_odd" else 1))
+            # Known units of the kind round to nearest even; a kernel for each other mode takes longer to compile than it saves.
+            kernel = joined_late(mode if mode == EVEN else AT_RUN_TIME, cut, 2 if how.grouping == "even_odd" else 1)
+            return self._late(pa, pb, kernel)
         starts = self.bounds[:-1]
         if not len(starts):
             return lambda *nothing: None

@@ -67,7 +67,9 @@ def lanes32(wrap: bool) -> Kernel:
             je = min(jb + COLUMNS, n)
             for kb in range(k0, k1, DEPTH):
                 ke = min(kb + DEPTH, k1)
-                panel[: ke - kb, : je - jb] = b[kb:ke, j0 + jb : j0 + je]
+                for k in range(kb, ke):
+                    for j in range(je - jb):
+                        panel[k - kb, j] = b[k, j0 + jb + j]
                 for i in range(rows):
                     row = acc[i, jb:je]
                     for k in range(kb, ke):

@@ -32,6 +32,7 @@ WORDS = 64
 EXACT = -1
 Kernel = Callable[..., None]
 
+# Slices are copied by loops: assigning one array to another compiles the text of an error message, at the price of a kernel.
 # Every kernel works on acc, the contiguous block of results that starts at row i0 and column j0, and on the terms k0 .. k1 - 1;
 # `first` is the logical index of result (i0, j0), `width` the number of columns of the whole result.
 
@@ -124,7 +125,9 @@ def sequential(shape: Shape) -> Kernel:
             je = min(jb + COLUMNS, n)
             for kb in range(k0, k1, DEPTH):
                 ke = min(kb + DEPTH, k1)
-                panel[: ke - kb, : je - jb] = b[kb:ke, j0 + jb : j0 + je]
+                for k in range(kb, ke):
+                    for j in range(je - jb):
+                        panel[k - kb, j] = b[k, j0 + jb + j]
                 for i in range(rows):
                     row = acc[i, jb:je]
                     for k in range(kb, ke):
@@ -229,7 +232,8 @@ def tree(mode: int, product_mode: int) -> Kernel:
                 output = first + i * width + jb
                 size, top = je - jb, 0
                 if with_c:
-                    stack[0, :size] = acc[i, jb:je]
+                    for j in range(size):
+                        stack[0, j] = acc[i, jb + j]
                     leaves[0], begin[0], top = 1, k0, 1
                 for k in range(k0, k1 + 1):
                     if k < k1:

@@ -67,26 +67,45 @@ def _run(kinds: Any, reads: Any, first: int, inputs: Any, outputs: Any, wanted: 
                 outputs[o, start + v] = net[wanted[o], v]
 
 
+@kept
+def _to_planes(columns: Any, width: int, found: Any) -> None:
+    """found[c width + bit, word] of columns[c, vector]."""
+    for c in range(columns.shape[0]):
+        for word in range(found.shape[1]):
+            first = 64 * word
+            size = min(64, columns.shape[1] - first)
+            for bit in range(width):
+                packed = np.uint64(0)
+                for v in range(size):
+                    packed |= np.uint64((columns[c, first + v] >> bit) & 1) << np.uint64(v)
+                found[c * width + bit, word] = packed
+
+
+@kept
+def _to_codes(words: Any, codes: Any) -> None:
+    """codes[vector] of words[bit, word]."""
+    for word in range(words.shape[1]):
+        first = 64 * word
+        for v in range(min(64, codes.size - first)):
+            code = np.uint64(0)
+            for bit in range(words.shape[0]):
+                code |= ((words[bit, word] >> np.uint64(v)) & np.uint64(1)) << np.uint64(bit)
+            codes[first + v] = np.int64(code)
+
+
 def planes(codes: Codes, width: int) -> Words:
     """The bits of codes (vectors, or vectors x codes a port), as (bits, words of 64 vectors)."""
-    columns = codes.reshape(len(codes), -1)
-    padded = np.zeros((-(-len(codes) // 64) * 64, columns.shape[1]), np.int64)
-    padded[: len(codes)] = columns
-    found = []
-    for column in padded.T:
-        for bit in range(width):
-            packed = np.packbits(((column >> bit) & 1).astype(np.uint8), bitorder="little")
-            found.append(packed.view(np.uint64))
-    return np.stack(found) if found else np.zeros((0, len(padded) // 64), np.uint64)
+    columns = np.ascontiguousarray(codes.reshape(len(codes), -1).T)
+    found = np.zeros((width * len(columns), -(-len(codes) // 64)), np.uint64)
+    _to_planes(columns, width, found)
+    return found
 
 
 def codes_of(words: Words, count: int) -> Codes:
     """The codes of (bits, words); `count` of them. Bits beyond 63 are not held."""
-    codes = np.zeros(words.shape[1] * 64, np.int64)
-    for bit, plane in enumerate(words):
-        ones = np.unpackbits(np.ascontiguousarray(plane).view(np.uint8), bitorder="little")
-        codes |= ones.astype(np.int64) << bit
-    return codes[:count]
+    codes = np.zeros(count, np.int64)
+    _to_codes(words[:64], codes)
+    return codes
 
 
 def simulate(netlist: Netlist, given: Mapping[str, Codes], widths: Mapping[str, int]) -> dict[str, Codes]:

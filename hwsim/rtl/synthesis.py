@@ -21,6 +21,8 @@ Mapping = Literal["default", "booth", "no_alumacc"]
 MAPPINGS: tuple[Mapping, ...] = get_args(Mapping)
 OPTIONS = {"default": "", "booth": "-booth", "no_alumacc": "-noalumacc"}
 GATES = "AND,NAND,OR,NOR,XOR,XNOR,MUX,AOI3,OAI3"
+ABC = "+strash;ifraig;dc2;dc2;strash;&get,-n;&nf;&put"
+"""Sweep, rewrite twice, map: 2 to 4 % more gates than by Yosys's own script, which takes 25 minutes on 32 terms, here 16 s."""
 
 
 class SynthesisError(HwsimError):
@@ -47,7 +49,7 @@ def synthesised(circuit: Circuit, mapping: Mapping = "default", timeout: float =
     """
     text = circuit.rtlil()
     synth = f"synth -flatten -noabc {OPTIONS[mapping]} -top {circuit.name}"
-    script = f"read_rtlil in.il; {synth}; abc -g {GATES}; opt_clean; write_json out.json"
+    script = f"read_rtlil in.il; {synth}; abc -g {GATES} -script {ABC}; opt_clean; write_json out.json"
     key = hashlib.sha256("\0".join((text, script, tool())).encode()).hexdigest()
     kept = (cache or folder()) / f"{key}.json"
     if not kept.exists():

@@ -197,4 +197,5 @@ def _integrate(edges: Any, offset: Any, slope: Any, mean: Any, deviation: Any, o
                 break
             u, below, density = v, next_below, next_density
             j += 1
-        out[:, n] = total
+        for k in range(total.size):  # a slice assignment would compile the text of its error message too
+            out[k, n] = total[k]

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 
 from hwsim.errors import ConfigError, not_allowed
 
-from . import budgets, formats, macs, scheduling, steps, training
+from . import budgets, circuits, formats, macs, scheduling, steps, training
 from .macs import Rates
 from .measurement import Measurement
 from .scheduling import Costs
 from .steps import Measurements
 
 BENCHMARKS: Mapping[str, Callable[[int], Measurement | Measurements | Rates | Costs]] = {
+    "circuits": circuits.measure,
     "formats": formats.measure,
     "mac": macs.measure,
     "parq": training.step,
