@@ -32,7 +32,7 @@ def tops_of(bits: Any, tops: Any, width: Any) -> Any:
     else:
         worst = _tops(bits, tops, full, width)
     if full < tops.size:
-        worst = max(worst, _tops(bits[full * width :], tops[full:], 1, bits.size - full * width))
+        worst = max(worst, _tops(bits[full * width :], tops[full:], tops.size - full, bits.size - full * width))
     return worst
 
 
@@ -93,7 +93,7 @@ def nearest_blocks(x: Any, out: Any, inverses: Any, factors: Any, rule: Any, wid
         done = _nearest(x, out, inverses, factors, full, rule, width)
     if full * width < x.size:
         rest = full * width
-        done &= _nearest(x[rest:], out[rest:], inverses[full:], factors[full:], 1, rule, x.size - rest)
+        done &= _nearest(x[rest:], out[rest:], inverses[full:], factors[full:], -(-x.size // width) - full, rule, x.size - rest)
     return done
 
 

@@ -24,6 +24,7 @@ from hwsim.rtl.subjects import subjects
 from hwsim.rtl.synthesis import synthesised
 from hwsim.rtl.units import lowered
 from hwsim.rtl.verify import cast_verdict, compared, through, unit_verdicts
+from hwsim.studies.bench.circuits import simulation, small_units, suite
 from hwsim.studies.cli import app
 
 pytestmark = pytest.mark.rtl
@@ -117,6 +118,14 @@ def test_every_mutant_is_killed_or_proven_equivalent():
     assert len(fates) == 300
     assert set(fates) <= {"killed", "killed by an added vector", "equivalent"}
     assert fates.count("killed") > 250
+
+
+def test_the_area_suite_and_the_simulation_are_timed_against_what_is_promised():
+    units = [unit for unit in small_units() if unit.step.name == "int8_int32"]
+    found = [part.as_dict()["cases"] for part in (suite(units), simulation(1, 640))]
+    assert [list(cases) for cases in found] == [["1 circuits"], ["640 vectors of 1,289 gates"]]
+    assert [case["limit"] for cases in found for case in cases.values()] == [180.0, 1.0]
+    assert all(0 < case["seconds"] < 180 for cases in found for case in cases.values())
 
 
 @pytest.mark.skipif(shutil.which("iverilog") is None, reason="needs the distribution's package iverilog")
