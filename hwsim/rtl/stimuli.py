@@ -184,22 +184,26 @@ def of_scale(circuit: Circuit, mac: Mac, count: int, seed: int = 0) -> Stimuli:
 
 
 def of_sum(circuit: Circuit, first: Format, second: Format, place: Rounded, mac: Mac, count: int, seed: int = 0) -> Stimuli:
-    """Vectors of an outer sum, c + a or c + a scale; the emulator's twin is a unit of one product."""
+    """Vectors of an outer sum, c + a or c + a scale; the emulator's twin is a unit of one product.
+
+    Where there is a scale, `count` is a square: as many values of a, each with every scale, and a C for each pair.
+    """
     rng, scaled = torch.Generator().manual_seed(seed), any(port.name == "scale" for port in circuit.inputs)
-    a = random_values(second, (count, 1), rng, True)
-    scale = _near_one(place.format, (count,), rng) if scaled else torch.ones(count, dtype=torch.float64)
-    c = addends(first, a.nan_to_num(0, 0, 0) * scale[:, None], rng, True)
+    columns = round(count**0.5) if scaled else 1  # of a scale each
+    a = random_values(second, (count // columns, 1), rng, True)
+    scale = _near_one(place.format, (1, columns), rng) if scaled else torch.ones(1, 1, dtype=torch.float64)
+    c = addends(first, a.nan_to_num(0, 0, 0) * scale, rng, True)
     sums = Rounded(format=place.format, rounding=place.rounding, overflow=place.overflow, nan=place.nan)
     twin = Mac(
         accumulator=sums, order="sequential", c=CInput(format=first), flush_results=mac.flush_results,
         operands=Operands(input=(second,), weight=(place.format,)),
     )  # fmt: skip
     draw = Draw(seed)
-    given = {"a": encoded(second, a).reshape(-1), "c": encoded(first, c).reshape(-1)}
+    given = {"a": encoded(second, a.expand_as(c)).reshape(-1), "c": encoded(first, c).reshape(-1)}
     if scaled:
-        given["scale"] = encoded(place.format, scale)
-    given |= _random(circuit, mac, count, draw)
-    wanted = matmul(a[:, :, None], scale[:, None, None], twin, c[:, :, None], draw)
+        given["scale"] = encoded(place.format, scale.expand_as(c)).reshape(-1)
+    given |= _random(circuit, mac, c.numel(), draw)
+    wanted = matmul(a, scale, twin, c, draw)
     return Stimuli(given, {"d": encoded(place.format, wanted).reshape(-1)})
 
 
