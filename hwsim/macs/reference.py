@@ -9,6 +9,7 @@ from itertools import pairwise
 from math import copysign, floor, inf, isfinite, nan
 
 from hwsim.formats import Draw, Rounding
+from hwsim.formats.grid import power_of_two
 from hwsim.formats.philox import word
 from hwsim.formats.reference import project, round_magnitude
 
@@ -113,13 +114,14 @@ def exponent(x: Fraction, smallest: int) -> int:
     """floor(log2 |x|), not below `smallest`; of zero, `smallest`."""
     if x == 0:
         return smallest
-    e = abs(x).numerator.bit_length() - x.denominator.bit_length()
-    return max(e - (abs(x) < Fraction(2) ** e), smallest)
+    n, d = abs(x.numerator), x.denominator
+    e = n.bit_length() - d.bit_length()  # n / d lies between 2^(e-1) and 2^(e+1)
+    return max(e - (n << max(-e, 0) < d << max(e, 0)), smallest)
 
 
 def cut(x: Real, unit_exponent: int, how: str) -> Fraction:
     """A finite real cut at 2^unit_exponent (see Alignment)."""
-    unit = Fraction(2) ** unit_exponent
+    unit = power_of_two(unit_exponent)
     q = Fraction(x) / unit
     toward_zero = floor(abs(q)) * sign(q)
     rules: dict[str, Callable[[], Fraction]] = {
