@@ -13,6 +13,7 @@ from hwsim.casts import Cast
 from hwsim.catalogue import shipped
 from hwsim.datapaths import Datapath, datapath
 from hwsim.emulator import Machine, emulate
+from hwsim.fields import format_record
 from hwsim.formats import Draw
 
 RECIPES = sorted(shipped("datapaths"))
@@ -41,8 +42,9 @@ def run_layer(layer: nn.Module, x: Tensor, grad: Tensor, machine: Datapath) -> t
     return y.detach(), x.grad, layer.weight.grad
 
 
-def given(cast: Cast, x: Tensor, where: str, axis: int) -> Quantized:
-    """What a port is given: its cast at the first call of the first step, blocks along an axis."""
+def given(cast: Cast | None, x: Tensor, where: str, axis: int) -> Quantized:
+    """What a port is given: its cast at the first call of the first step, blocks along an axis; without a cast the tensor."""
+    cast = cast or Cast(format=format_record("fp32"))
     kept = torch.ones(()) if cast.kept else None
     return parts(cast, x, Draw(SEED, where), axis, kept=kept)
 

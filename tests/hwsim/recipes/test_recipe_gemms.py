@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwsim.casting import Quantized, apply
+from hwsim.casts import Cast
 from hwsim.datapaths import Datapath, GemmPath
 from hwsim.formats import Block, Draw
 from hwsim.hadamard import rotate, signs
@@ -112,6 +113,10 @@ def block_parts(q: Quantized, axis: int, block: int) -> tuple[Tensor, Tensor, Te
     return elements, scale.float(), whole
 
 
+def blocked(cast: Cast | None) -> bool:
+    return cast is not None and cast.blocked
+
+
 BY_CHANNEL = "a100_int8"
 EMULATED = [name for name in PLAIN if not everywhere(name).gemm.output.mac.is_native and name != BY_CHANNEL]
 
@@ -133,26 +138,27 @@ def test_the_three_gemms_of_a_strided_padded_grouped_convolution_on_a_unit(name:
     def split(cast, x: Tensor, gemm: str, role: str, axis: int) -> tuple[list, Tensor]:
         """Elements, and scales where there are blocks, beside the scale of the whole tensor."""
         q = given(cast, x, f"0/{gemm}/{role}", axis)
-        if not cast.blocked:
+        if not blocked(cast):
             return [q.elements], torch.ones(()) if q.scale is None else q.scale
         elements, scale, whole = block_parts(q, axis, getattr(machine.gemm, gemm).mac.scales.block)
         return [elements, scale], whole
 
     path = machine.gemm.output
-    a, a_scale = split(path.input, x if not path.input.blocked else rows_of(x), "output", "input", -1)
-    w, w_scale = split(path.weight, weight if not path.weight.blocked else kernels_of(weight), "output", "weight", -1)
-    a = a if path.input.blocked else [rows_of(a[0])]
-    w = w if path.weight.blocked else [kernels_of(w[0])]
+    a, a_scale = split(path.input, x if not blocked(path.input) else rows_of(x), "output", "input", -1)
+    w, w_scale = split(path.weight, weight if not blocked(path.weight) else kernels_of(weight), "output", "weight", -1)
+    a = a if blocked(path.input) else [rows_of(a[0])]
+    w = w if blocked(path.weight) else [kernels_of(w[0])]
     left = [taps(part, n, h, STRIDE, PADDING, PADDING, float(i)) for i, part in enumerate(a)]
     right = [part.permute(0, 1, 2, 4, 3).flatten(1, 3) for part in w]
     out = on_unit("output", left, right, (a_scale, w_scale))
     assert torch.equal(y, handed_on(path, "output", image_of(out, n, 3, 3)))
 
     path = machine.gemm.grad_input
-    g, g_scale = split(path.grad_output, grad if not path.grad_output.blocked else rows_of(grad), "grad_input", "grad_output", -1)
-    w, w_scale = split(path.weight, weight if not path.weight.blocked else kernels_of(weight), "grad_input", "weight", -2)
-    g = g if path.grad_output.blocked else [rows_of(g[0])]
-    w = w if path.weight.blocked else [kernels_of(w[0])]
+    whole = rows_of(grad) if blocked(path.grad_output) else grad
+    g, g_scale = split(path.grad_output, whole, "grad_input", "grad_output", -1)
+    w, w_scale = split(path.weight, weight if not blocked(path.weight) else kernels_of(weight), "grad_input", "weight", -2)
+    g = g if blocked(path.grad_output) else [rows_of(g[0])]
+    w = w if blocked(path.weight) else [kernels_of(w[0])]
     left = []
     for fill, part in enumerate(g):
         image = image_of(part, n, 3, 3)
@@ -165,7 +171,7 @@ def test_the_three_gemms_of_a_strided_padded_grouped_convolution_on_a_unit(name:
 
     path = machine.gemm.grad_weight
     patches, rows = taps(rows_of(x), n, h, STRIDE, PADDING, PADDING, 0.0), rows_of(grad).mT
-    if path.input.blocked:
+    if blocked(path.input):
         turn = signs(path.input.rotation, Draw(SEED, "0/grad_weight/hadamard")) if path.input.rotation else None
         if turn is not None:
             rows, patches = rotate(rows, turn, -1), rotate(patches, turn, -2)
