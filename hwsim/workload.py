@@ -174,5 +174,5 @@ def moved_bits(audit: Rows, wide: str = "fp32", catalogue: Catalogue | None = No
         FormatError: a format of the audit is none of the datapath's and has no name that is known.
     """
     declared = Declared(datapath, catalogue or Catalogue(), wide)
-    gemms = (row for row in audit if row["gemm"])
-    return sum(row["elements"] * bits_per_element(declared.format(row["role"], row["cast"])) for row in gemms)
+    moved = (int(row["elements"]) * bits_per_element(declared.format(row["role"], row["cast"])) for row in audit if row["gemm"])
+    return sum(moved)
