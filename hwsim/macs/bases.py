@@ -20,7 +20,7 @@ from .orders import ALONE, Alignment
 from .record import Mac
 from .shapes import places_of, shape_of, wraps_within
 from .spans import span
-from .sums import EXACT, double, sequential, stochastic, tree
+from .sums import EXACT, double, outer_sum, sequential, stochastic, tree
 from .words import Stream
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def base_of(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream) -> Base:
     integer = integers.Integers.of(a, b, c, mac)
     if integer is not None:
         return integer
+    if mac.fused and _Held.holds(a, b, mac, mac.fused):
+        return _Held(a, b, mac, mac.fused, s)
     if mac.fused or (not narrow and not mac.tree):
         return _Double(a, b, mac) if not mac.fused and _is_double(mac) else _Exact(a, b, mac, s)
     return _Sum(a, b, c, mac, s)
@@ -134,6 +136,35 @@ def _grouped(terms: int, mac: Mac, how: Alignment) -> tuple[Any, Any, Any]:
         found = [[*g[::2], *g[1::2]] for g in found]
     order, firsts = np.array([k for g in found for k in g], np.intp), np.array([min(g) for g in found], np.intp)
     return order, np.cumsum([0, *(len(g) for g in found)]), firsts
+
+
+class _Held:
+    """Exact sums of fused groups that float64 holds: formed there, then added to the running sum and rounded once."""
+
+    def __init__(self, a: Port, b: Port, mac: Mac, how: Alignment, s: Stream) -> None:
+        order, self.bounds, self.firsts = _grouped(a.values.shape[1], mac, how)
+        self.a, self.b = np.ascontiguousarray(a.values[:, order]), np.ascontiguousarray(b.values[order])
+        self.at, self.s = edges(mac.accumulator, mac.flush_results), s
+        self.products, self.sum = double(True), outer_sum(compiled_mode(mac.accumulator.rounding), False)
+
+    @staticmethod
+    def holds(a: Port, b: Port, mac: Mac, how: Alignment) -> bool:
+        """Whether every partial sum of a group is a multiple of one power of two and below 2^53 of it."""
+        if mac.product != "exact" or how.negative_zero or not lanes_hold(mac.accumulator):
+            return False
+        left, right = span(a.values), span(b.values)
+        if not (left.finite and right.finite):
+            return False
+        terms = np.diff(_grouped(a.values.shape[1], mac, how)[1]).max(initial=0)
+        return bool(left.largest * right.largest * terms <= 2.0**53 * (left.step * right.step))
+
+    def advance(self, acc: Array, block: Block, ks: range, with_c: bool, width: int) -> None:
+        g0, g1 = np.searchsorted(self.bounds, (ks.start, ks.stop))
+        group, none = np.zeros_like(acc), np.ones((1, 1))
+        for g in range(g0, g1):
+            self.products(self.a, self.b, group, block.i0, block.j0, int(self.bounds[g]), int(self.bounds[g + 1]))
+            self.sum(acc, group, none, self.at, 0, int(self.firsts[g]), block.first, width, self.s)
+        acc += 0.0  # no sum is -0
 
 
 class _Exact:

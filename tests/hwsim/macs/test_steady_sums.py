@@ -12,9 +12,9 @@ import pytest
 import torch
 from mac_cases import bits
 
-from hwsim.formats import Float, Projection, Rounding
+from hwsim.formats import Draw, Float, Projection, Rounding
 from hwsim.formats.reference import project
-from hwsim.macs import mac, matmul, shapes
+from hwsim.macs import bases, mac, matmul, shapes
 from hwsim.macs.operands import port
 from hwsim.macs.spans import span
 from hwsim.macs.sums import Shape
@@ -23,6 +23,7 @@ LARGE = pytest.mark.large
 E2M2 = Float(2, 2)
 NO_SUBNORMALS = {"kind": "float", "exponent_bits": 5, "mantissa_bits": 10, "subnormals": False}
 FEW = ("nearest_even", "to_odd")
+ROUNDINGS = ("nearest_even", "nearest_away", "nearest_zero", "toward_zero", "toward_positive", "toward_negative", "to_odd")
 MODES = (*FEW, *(pytest.param(mode, marks=LARGE) for mode in ("nearest_away", "nearest_zero", "toward_zero")))
 
 
@@ -165,3 +166,35 @@ def test_products_that_are_rounded_up_from_nothing_may_overflow_their_sum() -> N
     )
     a = torch.full((1, 8), 2.0**-10, dtype=torch.float64)
     assert matmul(a, a.mT, unit).item() == matmul(a, a.mT, unit, backend="reference").item() == math.inf
+
+
+def exact_groups(rounding: str, order: dict[str, Any]) -> Any:
+    return mac({"order": {"fused": {"fraction_bits": "exact", **order}}, "accumulator": {"format": "fp16", "rounding": rounding}})
+
+
+def is_held(unit: Any, a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bases._Held.holds(port(unit, "input", a, None), port(unit, "weight", b, None), unit, unit.fused)
+
+
+@pytest.mark.parametrize("rounding", [*ROUNDINGS, "stochastic(8)"])
+@pytest.mark.parametrize("order", [{}, {"terms": 3}, {"terms": 4, "grouping": "alternate_pairs"}])
+@pytest.mark.parametrize(("reach", "held"), [(8, True), (24, False)])
+def test_exact_groups_equal_the_reference_whether_float64_holds_them_or_not(
+    rounding: str, order: dict[str, Any], reach: int, held: bool
+) -> None:
+    unit = exact_groups(rounding, order)
+    a, b = wide_numbers(1, (6, 7), -reach, 0), wide_numbers(2, (7, 5), 0, reach)
+    b[:, 4] = 0.0
+    c = wide_numbers(3, (6, 5), -30, 4).half().float()
+    c[0] = torch.tensor([-0.0, math.inf, -math.inf, math.nan, -0.0])
+    assert is_held(unit, a, b) is held
+    for addend in (None, c):
+        given = a, b, unit, addend, Draw(7)
+        assert torch.equal(bits(matmul(*given)), bits(matmul(*given, backend="reference")))
+
+
+def test_infinite_operands_and_units_that_keep_minus_zero_are_summed_in_digits() -> None:
+    a, unit = torch.ones(2, 3, dtype=torch.float64), exact_groups("nearest_even", {})
+    assert is_held(unit, a, a.T)
+    assert not is_held(unit, a * math.inf, a.T)
+    assert not is_held(exact_groups("nearest_even", {"negative_zero": True}), a, a.T)
