@@ -81,4 +81,5 @@ def test_each_unit_has_an_accuracy_and_gates_under_every_mapping_and_table():
     (row,) = experiments()["silicon_cost"].rows(run.experiment, 0)
     assert 0.2 < row["accuracy"] <= 1
     assert sum("/" in key for key in row) == 6
-    assert 700 < row["low"] <= row["high"] < 1500
+    # 64 ANDs and 56 full adders of a plain 8 x 8 array and 32 more full adders, at 1.3 and 5 gates each, are about 530.
+    assert 530 < row["low"] <= row["high"] < 1500
