@@ -173,7 +173,7 @@ TRAININGS = [
     ((SEEDS,"quantizer: {method: parq, levels: int4, period: 0}"), 'tiny.yaml:13: study.quantizer.period: got 0 (a whole number); allowed: a whole number >= 1'),
     ((SEEDS,"quantizer: {method: lsq, levels: nf4}"), 'tiny.yaml:13: study.quantizer: levels: got none that one learned step makes; allowed with lsq: binary, lsbq or uniform of 1 bit, ternary, int2 to int8, granularity tensor'),
     ((SEEDS,"quantizer: {method: parq, levels: int4, start: 0.9, end: 0.1}"), 'tiny.yaml:13: study.quantizer: end: got 0.1 with start 0.9; allowed: a later share of the run'),
-    ((SEEDS,"report: {metrik: accuracy}"), "tiny.yaml:13: study.report.metrik: unknown key; allowed: budget, budget_epochs, costs, metric, published, sites; did you mean 'metric'?"),
+    ((SEEDS,"report: {metrik: accuracy}"), "tiny.yaml:13: study.report.metrik: unknown key; allowed: budget, budget_epochs, costs, enough, metric, published, sites; did you mean 'metric'?"),
     ((SEEDS,"baseline: [fp32]"), 'tiny.yaml:13: study.baseline: duplicate key; first on line 11'),
     ((SEEDS,"budget: {draws: 0}"), 'tiny.yaml:13: study.budget.draws: got 0 (a whole number); allowed: a whole number >= 1'),
     (("study:","study: {}\nx:"), 'tiny.yaml:8: x: unknown key; allowed: study, formats, macs, datapaths'),
