@@ -52,10 +52,8 @@ def is_lowered(ports: GemmPorts) -> bool:
 
 def cast(ports: GemmPorts, side: int, given: Given, geometry: lowering.Geometry, call: int, port: Port | None = None) -> Tensor:
     """An operand after rotation and cast, in its own layout."""
-    outer_first = (ports.left_outer_first, ports.right_outer_first)[side]
-    x = spatial.rotated(given.x, given.role, geometry, ports.signs, -1 if outer_first else -2)
-    axis = (ports.left_axis, ports.right_axis)[side]
-    return spatial.cast(port or (ports.left, ports.right)[side], x, given.role, geometry, call, axis)
+    own, axis = _side(ports, side)
+    return spatial.cast(port or own, _rotated(ports, side, given, geometry), given.role, geometry, call, axis)
 
 
 def cast_once(
@@ -115,7 +113,15 @@ def summed_as_matrices(
 def _lowerable(
     ports: GemmPorts, side: int, gemm: Gemm, given: Given, geometry: lowering.Geometry, call: int
 ) -> spatial.Lowerable:
+    port, axis = _side(ports, side)
+    return spatial.lowerable(port, _rotated(ports, side, given, geometry), gemm, given.role, geometry, call, axis, ports)
+
+
+def _side(ports: GemmPorts, side: int) -> tuple[Port, int]:
+    """The port of an operand, and the axis that its groups run along."""
+    return ((ports.left, ports.left_axis), (ports.right, ports.right_axis))[side]
+
+
+def _rotated(ports: GemmPorts, side: int, given: Given, geometry: lowering.Geometry) -> Tensor:
     outer_first = (ports.left_outer_first, ports.right_outer_first)[side]
-    x = spatial.rotated(given.x, given.role, geometry, ports.signs, -1 if outer_first else -2)
-    axis, port = (ports.left_axis, ports.right_axis)[side], (ports.left, ports.right)[side]
-    return spatial.lowerable(port, x, gemm, given.role, geometry, call, axis, ports)
+    return spatial.rotated(given.x, given.role, geometry, ports.signs, -1 if outer_first else -2)

@@ -44,8 +44,9 @@ def base_of(a: Port, b: Port, c: Array | None, mac: Mac, s: Stream) -> Base:
     integer = integers.Integers.of(a, b, c, mac)
     if integer is not None:
         return integer
-    if mac.fused and _Held.holds(a, b, mac, mac.fused):
-        return _Held(a, b, mac, mac.fused, s)
+    held = _Held.of(a, b, mac, s)
+    if held is not None:
+        return held
     if mac.fused or (not narrow and not mac.tree):
         return _Double(a, b, mac) if not mac.fused and _is_double(mac) else _Exact(a, b, mac, s)
     return _Sum(a, b, c, mac, s)
@@ -141,22 +142,24 @@ def _grouped(terms: int, mac: Mac, how: Alignment) -> tuple[Any, Any, Any]:
 class _Held:
     """Exact sums of fused groups that float64 holds: formed there, then added to the running sum and rounded once."""
 
-    def __init__(self, a: Port, b: Port, mac: Mac, how: Alignment, s: Stream) -> None:
-        order, self.bounds, self.firsts = _grouped(a.values.shape[1], mac, how)
+    def __init__(self, a: Port, b: Port, mac: Mac, order: Any, bounds: Any, firsts: Any, s: Stream) -> None:
+        self.bounds, self.firsts = bounds, firsts
         self.a, self.b = np.ascontiguousarray(a.values[:, order]), np.ascontiguousarray(b.values[order])
         self.at, self.s = edges(mac.accumulator, mac.flush_results), s
         self.products, self.sum = double(True), outer_sum(compiled_mode(mac.accumulator.rounding), False)
 
-    @staticmethod
-    def holds(a: Port, b: Port, mac: Mac, how: Alignment) -> bool:
-        """Whether every partial sum of a group is a multiple of one power of two and below 2^53 of it."""
-        if mac.product != "exact" or how.negative_zero or not lanes_hold(mac.accumulator):
-            return False
+    @classmethod
+    def of(cls, a: Port, b: Port, mac: Mac, s: Stream) -> _Held | None:
+        """The sums where every partial one of a group is a multiple of one power of two and below 2^53 of it; else None."""
+        if mac.fused is None or mac.product != "exact" or mac.fused.negative_zero or not lanes_hold(mac.accumulator):
+            return None
         left, right = span(a.values), span(b.values)
         if not (left.finite and right.finite):
-            return False
-        terms = np.diff(_grouped(a.values.shape[1], mac, how)[1]).max(initial=0)
-        return bool(left.largest * right.largest * terms <= 2.0**53 * (left.step * right.step))
+            return None
+        order, bounds, firsts = _grouped(a.values.shape[1], mac, mac.fused)
+        terms = np.diff(bounds).max(initial=0)
+        held = left.largest * right.largest * terms <= 2.0**53 * (left.step * right.step)
+        return cls(a, b, mac, order, bounds, firsts, s) if held else None
 
     def advance(self, acc: Array, block: Block, ks: range, with_c: bool, width: int) -> None:
         g0, g1 = np.searchsorted(self.bounds, (ks.start, ks.stop))

@@ -15,7 +15,7 @@ from mac_cases import bits
 from hwsim.formats import Draw, Float, Projection, Rounding
 from hwsim.formats.reference import project
 from hwsim.macs import bases, mac, matmul, shapes
-from hwsim.macs.operands import port
+from hwsim.macs.operands import NO_STREAM, port
 from hwsim.macs.spans import span
 from hwsim.macs.sums import Shape
 
@@ -173,7 +173,7 @@ def exact_groups(rounding: str, order: dict[str, Any]) -> Any:
 
 
 def is_held(unit: Any, a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bases._Held.holds(port(unit, "input", a, None), port(unit, "weight", b, None), unit, unit.fused)
+    return bases._Held.of(port(unit, "input", a, None), port(unit, "weight", b, None), unit, NO_STREAM) is not None
 
 
 @pytest.mark.parametrize("rounding", [*ROUNDINGS, "stochastic(8)"])
