@@ -93,7 +93,7 @@ def budget(
 def predicted(
     twin: Twin, machine: Datapath, meter: Meter, places: Sequence[Place], seed: int, samples: int, causes: bool
 ) -> Prediction:
-    """The prediction for some places; accumulators, and vector units with steps of their own, are measured only."""
+    """The prediction for some places; accumulators are measured only."""
     casts = [p for p in places if p.role != "accumulator" and (p.forward or twin.steps == 1)]
     outputs = meter.base[seed].outputs
     if outputs is None:

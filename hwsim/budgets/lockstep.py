@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from hwsim.casts import Cast
 from hwsim.datapaths import Datapath
 from hwsim.emulator import emulate
-from hwsim.emulator.observing import Dots, Product
+from hwsim.emulator.observing import Dots, Made, Product
 from hwsim.emulator.records import GemmNote
 from hwsim.emulator.sites import Layer
 
@@ -118,7 +118,7 @@ class _Recorder:
             if self.found is not None:
                 self.found = _with_vectors(self.found, *operands)
 
-    def tensor(self, site: str, name: str, x: Tensor, layer: Layer | None = None) -> None:
+    def tensor(self, site: str, name: str, x: Tensor, layer: Layer | None = None, made: Made | None = None) -> None:
         """The vector unit or the optimizer unit has made a tensor."""
         self._see(site, "", "weights" if name == "weight" else name, Seen(torch.view_as_real(x) if x.is_complex() else x))
 

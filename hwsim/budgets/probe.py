@@ -14,7 +14,7 @@ from torch.autograd.graph import GradientEdge, Node
 from torch.utils._python_dispatch import _disable_current_modes
 
 from hwsim.casting import apply
-from hwsim.emulator.observing import Product
+from hwsim.emulator.observing import Made, Product
 from hwsim.emulator.ports import Draws, Port
 from hwsim.emulator.records import GemmNote
 from hwsim.emulator.sites import RIGHT, Layer
@@ -111,14 +111,16 @@ class Probe:
                 for port, _, cause, error in self._changes(product):
                     self._add(port, cause, float((error * tangent).sum()))
 
-    def tensor(self, site: str, name: str, x: Tensor, layer: Layer | None = None) -> None:
-        """A result of the vector unit in the forward pass has an error; what else is made is predicted elsewhere."""
+    def tensor(self, site: str, name: str, x: Tensor, layer: Layer | None = None, made: Made | None = None) -> None:
+        """A result of the vector unit in the forward pass has an error, that of the unit's own steps among it.
+
+        What else is made is predicted elsewhere.
+        """
         self.settle()
-        if layer is None or (cast := layer.declared.vector) is None:
+        if layer is None or made is None or (cast := layer.declared.vector) is None:
             return
         port = f"{layer.path}/vector"
-        # The steps inside an operation show no errors of their own.
-        if port not in self._draws or cast.steps is not None:
+        if port not in self._draws:
             return
         for cause, _ in self.causes:
             # A unit that runs in the backward pass alone leaves the batch's loss where it is.
@@ -126,8 +128,12 @@ class Probe:
         if self.phase != "errors" or x.is_complex():
             return
         call, self._results = (port, self._results), self._results + 1
+        exact = x.detach()
+        given = exact if made.stepped is None else made.stepped().detach()
         for draw, ports in enumerate(self._built(cast, port, port)):
-            self._errors[call] += [(port, draw, cause, _error(one(x.detach(), call[1]), x.detach())) for cause, one in ports]
+            self._errors[call] += [
+                (port, draw, cause, _error(one(given, made.call, site=made.site), exact)) for cause, one in ports
+            ]
         self._shown.append((call, x))
 
     def node(self, node: Node, note: GemmNote) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from hwsim.errors import ConfigError, nearest
 from .audit import Audit
 from .copies import Copies
 from .loss_scaling import LossScaler
-from .observing import Observer
+from .observing import Made, Observer
 from .opened import STATISTICS, note_square, squares
 from .operations import ACTIVATIONS, HIDDEN, MOVES, VECTOR, Kind
 from .optimizer import OptimizerUnit
@@ -25,7 +26,6 @@ from .ports import Converter, Draws, Port
 from .records import Records, last_number
 from .scales import Scales
 from .sites import Layer, Site, Sites
-from .stepping import Stepping
 from .watch import Watch
 
 UnknownOps = Literal["error", "pass"]
@@ -92,10 +92,9 @@ class Engine:
         if phase is Phase.BACKWARD and self.optimizer.declared.accumulate is not None and self.clock.accumulates:
             return plan.func(*args, **kwargs)  # `accumulate` rounds the sum, and counts it
         layer = self.clock.layer(phase)
-        steps = layer.steps if plan.opened is not None and _is_floating(args) else None
         tensors = tensors_in(args, kwargs)
         given = self._kept(plan, args, kwargs, tensors)
-        out = self._vector(plan, args, kwargs, phase, layer, steps, tensors)
+        out = self._vector(plan, args, kwargs, phase, layer, tensors)
         if not (tensors_in((out,), {}) or (plan.writes and plan.written(args, kwargs))):
             self.audit.move(phase, plan.label, layer)
         self.see(phase, plan.label, layer.path, out, *given)
@@ -115,25 +114,30 @@ class Engine:
         kwargs: dict[str, Any],
         phase: Phase,
         layer: Layer,
-        steps: Stepping | None,
         tensors: list[Tensor],
     ) -> Any:
+        opened = layer.opened if plan.opened is not None and _is_floating(args) else None
+        steps = None if opened is None else layer.steps
+        stepped = None
+        if opened is not None and steps is None and self.observer is not None:
+            stepped = partial(plan.stepped, opened, *plan.apart(args, kwargs))
         out = plan.func(*args, **kwargs) if steps is None else plan.stepped(steps, args, kwargs)
         origin = PLAIN[Role.INPUT] if plan.name in ACTIVATIONS else joined(tensors, False, _is_backward(phase))
         if not self.records.hooked:
             self._note_layer(phase, tensors)
         if plan.writes:
             written = plan.written(args, kwargs)
-            self._rewrite(plan, written, phase, layer, origin)
-            if layer.steps is not None:
+            self._rewrite(plan, written, phase, layer, origin, stepped)
+            if layer.opened is not None:
                 for x in written:
                     note_square(x, False)
             if plan.returns_written:
                 return out
-        if steps is not None and plan.name in STATISTICS:
-            return (self._results(plan, out[0], phase, layer, origin), *out[1:])
-        made = self._results(plan, out, phase, layer, origin)
-        if layer.steps is not None and squares(plan.name, args):
+        if opened is not None and plan.name in STATISTICS:
+            first = None if stepped is None else partial(_part, stepped, 0)
+            return (self._results(plan, out[0], phase, layer, origin, first), *out[1:])
+        made = self._results(plan, out, phase, layer, origin, stepped)
+        if layer.opened is not None and squares(plan.name, args):
             note_square(made, True)
         return made
 
@@ -223,36 +227,48 @@ class Engine:
             self.audit.move(phase, plan.label, self.clock.layer(phase))
         return plan.func(*args, **kwargs)
 
-    def vector_result(self, plan: Plan, x: Tensor, phase: Phase, layer: Layer) -> Tensor:
+    def vector_result(
+        self, plan: Plan, x: Tensor, phase: Phase, layer: Layer, stepped: Callable[[], Tensor] | None = None
+    ) -> Tensor:
         """A floating-point result of the vector unit, rounded and counted."""
         self.audit.vector(phase, plan.label, layer, x.numel())
-        port = layer.vector
-        if port.stochastic:
+        port, site, call = layer.vector, "", 0
+        if port.stochastic or (layer.stochastic and self.observer is not None):
             site = f"{_operation(plan, phase, layer)}.{self.clock.ordinal(plan.name, phase)}/vector"
-            y = port(x, self.clock.call(site, phase), site=site)
-        else:
-            y = port(x)
+            call = self.clock.call(site, phase)
+        y = port(x, call, site=site)
         if self.observer is not None and phase is not Phase.RECOMPUTE:
-            self.observer.tensor(_operation(plan, phase, layer), "vector", y, layer)
+            self.observer.tensor(_operation(plan, phase, layer), "vector", y, layer, Made(site, call, stepped))
         return y
 
-    def _results(self, plan: Plan, out: Any, phase: Phase, layer: Layer, origin: Origin) -> Any:
+    def _results(
+        self, plan: Plan, out: Any, phase: Phase, layer: Layer, origin: Origin, stepped: Callable[[], Any] | None = None
+    ) -> Any:
         if isinstance(out, Tensor):
             if out.is_floating_point() or out.is_complex():
-                out = self.vector_result(plan, out, phase, layer)
+                out = self.vector_result(plan, out, phase, layer, stepped)
                 note(out, origin)
             return out
         if isinstance(out, (list, tuple)):
-            return type(out)([self._results(plan, x, phase, layer, origin) for x in out])
+            parts = [None if stepped is None else partial(_part, stepped, i) for i in range(len(out))]
+            return type(out)([self._results(plan, x, phase, layer, origin, part) for x, part in zip(out, parts, strict=True)])
         return out
 
-    def _rewrite(self, plan: Plan, written: list[Tensor], phase: Phase, layer: Layer, origin: Origin) -> None:
+    def _rewrite(
+        self,
+        plan: Plan,
+        written: list[Tensor],
+        phase: Phase,
+        layer: Layer,
+        origin: Origin,
+        stepped: Callable[[], Any] | None,
+    ) -> None:
         for x in written:
             known = origin_of(x)
             if isinstance(known, Stored):
                 self.optimizer.write(known, plan.label, phase, x.numel())
                 continue
-            y = self.vector_result(plan, x, phase, layer)
+            y = self.vector_result(plan, x, phase, layer, stepped if plan.returns_written else None)
             if y is not x:
                 x.copy_(y)
             note(x, origin)
@@ -278,6 +294,10 @@ def _outside(phase: Phase) -> str:
 
 def _is_backward(phase: Phase) -> bool:
     return phase is Phase.BACKWARD or phase is Phase.CALLBACK
+
+
+def _part(made: Callable[[], Any], i: int) -> Any:
+    return made()[i]
 
 
 def _is_floating(args: tuple[Any, ...]) -> bool:

@@ -84,6 +84,20 @@ class Product:
     dots: Dots | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How the vector unit makes a result.
+
+    Args:
+        site, call: what the random words of its rounding are keyed by, where it is declared to be stochastic.
+        stepped: the result before its rounding if the declared steps made it, where they are declared and did not act.
+    """
+
+    site: str = ""
+    call: int = 0
+    stepped: Callable[[], Tensor] | None = None
+
+
 class Observer(Protocol):
     """Looks on and changes nothing."""
 
@@ -91,12 +105,12 @@ class Observer(Protocol):
         """A GEMM has run, in the forward or the backward pass; recomputed ones are not shown."""
         ...
 
-    def tensor(self, site: str, name: str, x: Tensor, layer: Layer | None = None) -> None:
+    def tensor(self, site: str, name: str, x: Tensor, layer: Layer | None = None, made: Made | None = None) -> None:
         """Any other tensor, rounded: a `vector` result, a gradient that was added to (`accumulate`, where a format is declared),
         what the optimizer read (`gradient`), made (`update`) or stored.
 
         What is stored has the name of its kind: `weight`, `momentum`, `variance`, `state`, `scale`. What is recomputed is not
-        shown. A vector result comes with its layer.
+        shown. A vector result comes with its layer, and with what else there is to know of it.
         """
         ...
 

@@ -55,6 +55,13 @@ class Plan:
         target = self.target(args, kwargs) if self.returns_written else None
         return out if target is None else target.copy_(out)
 
+    def apart(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with copies of those that the call writes."""
+        if not self.writes:
+            return args, kwargs
+        copies = {id(x): x.clone() for x in self.written(args, kwargs)}
+        return tuple(copies.get(id(x), x) for x in args), {key: copies.get(id(x), x) for key, x in kwargs.items()}
+
     def target(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """The tensor that receives the result of an in-place or out form."""
         return self.written(args, kwargs)[0] if self.writes else None

@@ -13,7 +13,6 @@ from hwsim.formats import Draw
 from hwsim.hadamard import signs
 from hwsim.layering import FIRST_USE, OUTER_FIRST, Gemm, Operand
 from hwsim.macs import Mac, mac
-from hwsim.vector import VectorUnit
 
 from .meter import Meter
 from .origins import Origin, Stored
@@ -48,15 +47,21 @@ class GemmPorts:
 
 
 class Layer:
-    """A module path, what is declared for it, and its vector unit: the port that it writes through, and its steps."""
+    """A module path, what is declared for it, and its vector unit: the port that it writes through, and its steps.
 
-    __slots__ = ("declared", "path", "placed", "steps", "vector")
+    `opened` does the steps that are declared; `steps` is the same where they act, else None.
+    """
 
-    def __init__(self, path: str, declared: LayerPath, vector: Port, steps: Stepping | None = None) -> None:
+    __slots__ = ("declared", "opened", "path", "placed", "steps", "stochastic", "vector")
+
+    def __init__(self, path: str, declared: LayerPath, vector: Port) -> None:
         self.path = path
         self.declared = declared
         self.vector = vector
-        self.steps = steps
+        unit = declared.vector
+        self.opened = None if unit is None or unit.steps is None else Stepping(unit.steps)
+        self.steps = None if vector.cast is None else self.opened
+        self.stochastic = unit is not None and unit.rounding.is_stochastic
         self.placed: dict[Stored, Site] = {}
 
 
@@ -147,9 +152,7 @@ class Sites:
         layer = self._layers.get(path)
         if layer is None:
             declared = self.datapath.layer(path)
-            vector = self.port(declared.vector, f"{path}/vector")
-            steps = vector.cast.steps if isinstance(vector.cast, VectorUnit) else None
-            layer = self._layers[path] = Layer(path, declared, vector, None if steps is None else Stepping(steps))
+            layer = self._layers[path] = Layer(path, declared, self.port(declared.vector, f"{path}/vector"))
         return layer
 
     def site(self, name: str, layer: Layer, product: bool = False) -> Site:

@@ -59,6 +59,22 @@ def test_what_the_vector_unit_changes_is_predicted(name: str) -> None:
     assert found.part("all").predicted == pytest.approx(found.part("all").measured, rel=0.25)
 
 
+STEPS = {"exp": "fp8_e5m2", "variance": "fp8_e5m2", "rsqrt": "fp8_e5m2"}
+STEPPED = {"format": "fp32", "steps": STEPS}
+DRAWN = {"format": "bf16", "rounding": "stochastic", "steps": {"log": "bf16"}}
+
+
+@pytest.mark.parametrize(("name", "unit"), [("char_gpt", STEPPED), ("digits_cnn", DRAWN)], ids=["steps", "random words"])
+def test_what_the_steps_inside_the_vector_unit_and_its_random_words_change_is_predicted(name: str, unit: Any) -> None:
+    model, made, batch = trained(name)
+    found = hwsim.budget(model, made.loss, batch, {"name": "vector", "vector": unit}, causes=False, groups=False)
+    assert found.rank_correlation >= 0.95
+    told = [row for row in found.places if abs(row.measured) >= 1e-6]
+    assert len(told) >= 3
+    for row in told:
+        assert row.predicted == pytest.approx(row.measured, rel=0.15)
+
+
 def test_what_the_optimizer_unit_changes_is_predicted() -> None:
     model, made, batch = trained("digits_cnn")
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

@@ -89,6 +89,9 @@ RULES: dict[tuple[str, str, str], Reference] = {
     ("a100_int8", "output", "weight"): by(per_row, over(127), INT8),
     ("a100_int8", "grad_input", "weight"): by(per_tensor, over(127), INT8),
     ("a100_int8", "grad_weight", "grad_output"): by(per_tensor, over(127), INT8_DRAWN),
+    ("a100_int8_stochastic", "output", "weight"): by(per_row, over(127), INT8),
+    ("a100_int8_stochastic", "grad_input", "weight"): by(per_tensor, over(127), INT8_DRAWN),
+    ("a100_int8_stochastic", "grad_weight", "input"): by(per_tensor, over(127), INT8_DRAWN),
     ("int8_stochastic", "output", "input"): by(per_row, over(127), INT8),
     ("int8_stochastic", "grad_input", "grad_output"): by(per_row, over(127), INT8_DRAWN),
     ("int8_stochastic", "grad_weight", "input"): by(per_column, over(127), INT8_DRAWN),
@@ -121,7 +124,11 @@ ELSEWHERE = {
 ON_UNITS = {
     "mi300x_fp32": ("fp32", "amd_cdna3_fp32"),
     "a100_tf32": ("tf32", "nvidia_ampere_tf32"),
-    "a100_w8a8_lsq": ("w8a8_lsq", "int8_int32"),
+    **{
+        f"a100_{name}": (name, "int8_int32")
+        for name in ("w8a8_lsq", "w4a8_lsq", "w4a4_lsq", "ternary_lsq", "w4a4_pact", "w4a4_dorefa")
+    },
+    "mi300x_adam8bit": ("adam8bit", "amd_cdna3_fp32"),
     "h100_bf16": ("bf16", "nvidia_hopper_bf16"),
     "h100_bf16_pure": ("bf16_pure", "nvidia_hopper_bf16"),
     "h100_fp16": ("fp16", "nvidia_hopper_fp16"),
@@ -134,8 +141,8 @@ ON_UNITS = {
     "b200_nvfp4": ("nvfp4", "nvidia_blackwell_nvfp4"),
 }
 """Recipes on an accelerator's unit: all but the units is that of another recipe."""
-FORWARD_ONLY = ("a100_w8a8_lsq",)
-"""Quantization-aware training computes its gradients in full precision."""
+GRADIENTS = ["grad_input", "grad_weight"]
+"""What quantization-aware training computes in full precision."""
 
 
 def without_units(paths: GemmPaths) -> dict[str, GemmPath]:
@@ -148,7 +155,7 @@ def test_a_recipe_on_an_accelerator_s_unit_is_the_recipe_but_for_its_units(name:
     plain = datapath(base)
     assert machine.gemm.output.mac == mac(unit)
     native = [gemm for gemm in GEMMS if getattr(machine.gemm, gemm).mac.is_native]
-    assert native == (["grad_input", "grad_weight"] if name in FORWARD_ONLY else [])
+    assert native == (GRADIENTS if unit == "int8_int32" else [])
     assert [(where, without_units(paths)) for where, paths in machine.gemm_paths] == [
         (where, without_units(paths)) for where, paths in plain.gemm_paths
     ]
