@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
@@ -76,6 +76,9 @@ class OptimizerPath(Record):
 
     `accumulate` is what each parameter's gradient is kept in while backward passes add to it; without it the vector unit adds.
     `momentum` is SGD's momentum and Adam's first moment, `variance` Adam's second moments, `state` every other state.
+    `round_states` says when states are rounded: with `each_write` an operation of the step that reads a state after it was
+    written reads it rounded, as where operations go through memory one by one; with `each_step` the step is one kernel that
+    computes with what it has in registers, and rounds states when it ends.
     """
 
     accumulate: ResultField | None = None
@@ -85,6 +88,7 @@ class OptimizerPath(Record):
     state: ResultField | None = None
     update: ResultField | None = None
     weight: ResultField | None = None
+    round_states: Literal["each_write", "each_step"] = "each_write"
 
 
 def _multiplies_activations(gemm: GemmPaths) -> GemmPaths:

@@ -198,8 +198,9 @@ def machine(datapath: Datapath) -> dict[str, Any]:
     for layer in (*layers, data["first"], data["last"]):
         if layer and layer["products"] is None:
             del layer["products"]
-    if data["optimizer"]["accumulate"] is None:
-        del data["optimizer"]["accumulate"]
+    for name, default in (("accumulate", None), ("round_states", "each_write")):
+        if data["optimizer"][name] == default:
+            del data["optimizer"][name]
     return Plain(_unlabelled(data))
 
 

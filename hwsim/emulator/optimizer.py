@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MOMENTUM = frozenset({"momentum_buffer", "exp_avg"})
 VARIANCE = frozenset({"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "sum", "acc_delta"})
+STATES = frozenset({"momentum", "variance", "state"})
 COUNTERS = frozenset({"step"})
 FUSED = "_fused_"
 UNCAST = frozenset({"counter", "scale"})
@@ -35,10 +36,10 @@ class OptimizerUnit:
     """Rounds what an optimizer step stores.
 
     A stored tensor is rounded once when its update is complete: when another operation first reads it, or when the step
-    ends, so that `m.mul_(beta).add_(g)` rounds once, and the for-loop, foreach and fused forms agree. Groups and blocks run over
-    a state's elements in row-major order. Every other floating-point
-    result inside the step is rounded to the `update` cast. A fused kernel shows no updates: only what it stores is rounded, and
-    an `update` cast is refused.
+    ends, so that `m.mul_(beta).add_(g)` rounds once, and the for-loop and foreach forms agree. States that are rounded
+    `each_step` wait for its end, and are read as they were computed; a fused kernel does so in any case. Groups and blocks run
+    over a state's elements in row-major order. Every other floating-point result inside the step is rounded to the `update`
+    cast. A fused kernel shows no updates: only what it stores is rounded, and an `update` cast is refused.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class OptimizerUnit:
         self.names = names
         self.observer = observer
         self.update = sites.port(declared.update, "optimizer/update")
+        self._until_end = STATES if declared.round_states == "each_step" else frozenset()
         self._ports: dict[Stored, Port] = {}
         self._weights: dict[Tensor, Stored] = {}
         self._dirty: list[Stored] = []
@@ -155,7 +157,7 @@ class OptimizerUnit:
         tensors = tensors_in(args, kwargs)
         for x in tensors:
             origin = origin_of(x)
-            if isinstance(origin, Stored) and origin.dirty and id(x) not in own:
+            if isinstance(origin, Stored) and origin.dirty and id(x) not in own and origin.kind not in self._until_end:
                 self.store(origin)
         out = plan.func(*args, **kwargs)
         if written:

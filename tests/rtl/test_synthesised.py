@@ -29,7 +29,7 @@ from hwsim.studies.cli import app
 
 pytestmark = pytest.mark.rtl
 
-UNITS = [name for name in Catalogue().names("macs") if "fp64" not in name and subjects(name)[0].unit]
+UNITS = [name for name in Catalogue().names("macs") if subjects(name)[0].unit]
 ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "toward_positive", "toward_negative", "to_odd", "stochastic(8)")
 FORMATS = [name for name in Catalogue().names("formats") if subjects(name, kind="format")[0].circuits]
 

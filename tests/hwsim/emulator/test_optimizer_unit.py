@@ -47,6 +47,29 @@ def test_each_role_of_adam_rounds_its_own_tensor_only(role: str, key: str | None
         assert state["step"] == 2
 
 
+@pytest.mark.parametrize("form", [{"foreach": False}, {"foreach": True}, {"fused": True}])
+@pytest.mark.parametrize("recipe", ["adam8bit", "fp8_lm"])
+def test_states_that_are_rounded_each_step_are_those_of_the_plain_step_rounded_after_it(
+    recipe: str, form: dict[str, bool]
+) -> None:
+    """As torchao's 8-bit Adam and MS-AMP compute: the update has the states as they are before their rounding."""
+    unit = datapath(recipe).optimizer
+    casts = {"exp_avg": unit.momentum, "exp_avg_sq": unit.variance}
+    states = {key: getattr(unit, key) for key in ("momentum", "variance", "round_states")}
+    models = [model_of("mlp"), model_of("mlp")]
+    emulated, plain = (torch.optim.Adam(model.parameters(), lr=0.01, **form) for model in models)
+    with emulate(models[0], {"optimizer": states}, optimizer=emulated):
+        train(models[0], input_of("mlp"), emulated, 4)
+    for _ in range(4):
+        train(models[1], input_of("mlp"), plain, 1)
+        for state in plain.state.values():
+            for key, cast in casts.items():
+                state[key].copy_(apply(cast, state[key].reshape(-1)).view_as(state[key]))
+    for p, q in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert all(torch.equal(emulated.state[p][key], plain.state[q][key]) for key in casts)
+
+
 def fresh_transformer(reentrant: bool) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
