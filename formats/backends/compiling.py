@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def inlined(function: Function) -> Function:
-    """A function that compiled ones call: compiled anew into each of them."""
+    """A function that compiled ones call: compiled anew into each of them. Called from Python it ends the process."""
     return cast(Function, njit(error_model="numpy", **UNWRAPPED)(function))
 
 

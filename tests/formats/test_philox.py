@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from numba import njit
 
 from hwsim.formats import Draw, FormatError
 from hwsim.formats.backends.words import BLOCK, fill_words
@@ -41,13 +42,18 @@ def test_sixteen_counters_of_four_words_serve_sixty_four_elements(index: int) ->
     assert word(index, draw) == philox((b % 2**32, b // 2**32, 9, 2 * 2**16 + 4), key)[lane]
 
 
+@njit
+def fill(out: np.ndarray, first: int, blocks: int, numbers: tuple[int, ...]) -> None:
+    fill_words(out, first, blocks, numbers)
+
+
 @pytest.mark.parametrize("draw", DRAWS, ids=["zero", "ones", "beyond 32 bits"])
 def test_the_tensor_and_the_compiled_words_equal_the_scalar_ones(draw: Draw) -> None:
     expected = [word(i, draw) for i in range(200)]
     assert words(200, draw.numbers).tolist() == expected
     first, skip = draw.offset // BLOCK, draw.offset % BLOCK
     compiled = np.empty(5 * BLOCK, np.uint32)
-    fill_words(compiled, first, 5, draw.numbers)
+    fill(compiled, first, 5, draw.numbers)
     assert compiled[skip : skip + 200].tolist() == expected
 
 

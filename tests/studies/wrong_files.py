@@ -111,7 +111,7 @@ DATAPATHS = [
     (gemm("{all: {mac: {operands: {format: fp23}, order: sequential, accumulator: {format: fp32}}}}"), "tiny.yaml:6: datapaths.mine.gemm.all.mac.operands: format: got 'fp23'; allowed: apot3, apot4, apot5, apot6, apot7,"),
     (gemm("{all: {mac: {product: {format: fp23}, order: sequential, accumulator: {format: fp32}}}}"), "tiny.yaml:6: datapaths.mine.gemm.all.mac.product.format: got 'fp23'; allowed: apot3, apot4, apot5, apot6, apot7, b"),
     ((PATHS,"vector: fp23"), "tiny.yaml:6: datapaths.mine.vector: format: got 'fp23'; allowed: apot3, apot4, apot5, apot6, apot7, bf16, bfp16, binar"),
-    ((PATHS,"optimizer: {weigth: fp32}"), 'tiny.yaml:6: datapaths.mine.optimizer.weigth: unknown key; allowed: accumulate, gradient, momentum, state, update, variance, weigh'),
+    ((PATHS,"optimizer: {weigth: fp32}"), 'tiny.yaml:6: datapaths.mine.optimizer.weigth: unknown key; allowed: accumulate, gradient, momentum, round_states, state, update, variance, weigh'),
     ((PATHS,"optimizer: {weight: {format: fp8_e4m3fn, scaling: absmaxx}}"), "tiny.yaml:6: datapaths.mine.optimizer.weight.scaling: got 'absmaxx'; allowed: absmax, delayed, dorefa, fixed, learned,"),
     ((PATHS,'overrides: {"head.*": {gem: fp32}}'), "tiny.yaml:6: datapaths.mine.overrides['head.*'].gem: unknown key; allowed: gemm, products, vector; did you mean 'gemm'?"),
     ((PATHS,'overrides: {"haed.*": {vector: bf16}}'), "tiny.yaml:4: datapaths.mine: overrides: 'haed.*' matches no layer; allowed: patterns of 0, 1, 2, 3"),
