@@ -11,7 +11,7 @@ from hwsim.studies.files import load_study
 from hwsim.studies.references import question, regenerate, studies_page, write_index
 
 PAGES = Path(__file__).parents[2] / "docs" / "results"
-WITHOUT_A_PAGE = {"parq_training_deit", "parq_training_gpt", "parq_training_resnet20"}
+WITHOUT_A_PAGE = {"parq_training_deit"}
 """Studies of hours, whose pages are still to be computed."""
 
 
