@@ -50,8 +50,8 @@ def round_blocks(
     if rule.numbers.special == ERROR and not bool(x.isfinite().all()):
         refuse_special(x)
     out, scales = empty_like(source, dtype), torch.empty(where.blocks, dtype=scale_dtype)
-    tops = _tops(source, rule.numbers, where)
-    levels = _levels(source, rule.numbers, tops)
+    tops, largest = _tops(source, rule.numbers, where)
+    levels = _levels(source, rule.numbers, largest)
     if x.numel():
         records = _records(rule, dtype)
         narrow = records[0][1] if loop is not None and dtype is not wide else None
@@ -98,12 +98,12 @@ def _start(piece: int, where: Tiling, band: int, span: int) -> int:
     return (matrix * where.rows + row * where.height) * where.columns + piece % band * span
 
 
-def _tops(x: Tensor, numbers: ScaleNumbers, where: Tiling) -> npt.NDArray[Any]:
-    """The bits of the blocks' largest magnitudes, where `two_level` needs them before the first block is rounded; else none.
+def _tops(x: Tensor, numbers: ScaleNumbers, where: Tiling) -> tuple[npt.NDArray[Any], float | None]:
+    """The bits of the blocks' largest magnitudes, and the tensor's, where `two_level` needs it before it rounds a block.
 
-    None, too, where blocks are no runs of elements, or one has NaN or an infinity, and for float64.
+    None where it does not, blocks are no runs of elements, or one has NaN or an infinity, and for float64.
     """
-    none, run = np.empty(0, np.int32), where.height == 1 and where.columns % where.width == 0
+    none, run = (np.empty(0, np.int32), None), where.height == 1 and where.columns % where.width == 0
     if numbers.rule != TWO_LEVEL or x.dtype is torch.float64 or not run or not x.numel():
         return none
     tops, flat = np.empty(where.blocks, np.int32), x.view(-1)
@@ -117,17 +117,16 @@ def _tops(x: Tensor, numbers: ScaleNumbers, where: Tiling) -> npt.NDArray[Any]:
             worst = max(worst, int(run_tops(part.numpy().view(np.int32), tops[first:last], where.width)))
         return worst
 
-    return tops if max(in_threads(find, tops.size, x.numel())) < INFINITY else none
+    worst = max(in_threads(find, tops.size, x.numel()))
+    return (tops, float(np.int32(worst).view(np.float32))) if worst < INFINITY else none
 
 
-def _levels(x: Tensor, numbers: ScaleNumbers, tops: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """S and t of the rule `two_level`, ones elsewhere."""
+def _levels(x: Tensor, numbers: ScaleNumbers, largest: float | None) -> npt.NDArray[Any]:
+    """S and t of the rule `two_level`, from the largest finite magnitude where it is known; ones elsewhere."""
     if numbers.rule != TWO_LEVEL or not x.numel():
         return np.ones(2)
     single = np.finfo(np.float32)
-    if tops.size:
-        largest = float(tops.max().view(np.float32))
-    else:
+    if largest is None:
         parts = (x,) if x.dtype in WIDE else torch.split(x.view(-1), CONVERTED)
         largest = max(float(largest_magnitudes(readable(part), 1)) for part in parts)
     amax = np.float32(min(largest, float(single.max)))

@@ -10,11 +10,11 @@ from hwsim.formats import block_lowering, lowering
 from hwsim.formats.block_lowering import ELEMENT, MSE, TWO_LEVEL
 from hwsim.formats.lowering import NEAREST_EVEN, STOCHASTIC
 
-from . import block_loops, drawn_loops, kernels, magnitude_kernels, nearest_loops
+from . import block_loops, block_maxima, drawn_loops, kernels, magnitude_kernels, nearest_loops
 from . import block_scales as scale_loops
 from . import fast as fast_loops
 from . import words as random_words
-from .block_loops import MANTISSA_BITS, SMALLEST_EXPONENT, nearest_blocks, power_scales, tops_of
+from .block_loops import MANTISSA_BITS, SMALLEST_EXPONENT, nearest_blocks, power_scales, split, splits, tops_of
 from .block_scales import LARGEST, best_scale, block_scales, block_tops, finite_tops
 from .compiling import inlined, kept, sources
 from .fast import fast
@@ -127,7 +127,7 @@ def _entry(version: int) -> Any:
         pieces, room = -(-columns // span), min(span, columns)
         blocks = -(-room // width)
         words, divisors, buffer = np.empty(room + 2 * BLOCK, np.uint32), np.empty(room), np.empty(room, bits.dtype)
-        inverses, quotients = np.empty(room, np.float32), np.empty(room, np.float32)
+        inverses, quotients, rests = np.empty(room, np.float32), np.empty(room, np.float32), np.empty(blocks, np.float32)
         reciprocals, singles, factors = np.empty(blocks, np.float32), np.empty(blocks, np.float32), np.empty(blocks)
         tops, raw, broken = np.empty(blocks, bits.dtype), np.empty(blocks, x.dtype), np.empty(blocks, np.bool_)
         found = version < 0  # False; a version that is not named would not be closed over
@@ -156,17 +156,20 @@ def _entry(version: int) -> Any:
                         own[b] = best_scale(amax[b], x, first + b * width, columns, tall, wide, numbers, records)
                 else:
                     block_scales(amax, raw[:count], own, words, levels, numbers, records, loop)
+            if special and numbers.special != ELEMENT:
+                for b in range(count):
+                    own[b] = np.nan if broken[b] else own[b]
             odd = False
             for b in range(count):
-                if special and broken[b] and numbers.special != ELEMENT:
-                    own[b] = np.nan
-                odd |= np.isnan(own[b])
+                odd |= own[b] != own[b]
             products = numbers.rule == TWO_LEVEL and loop is not None and narrow is None and room_for(records[0])
-            products &= numbers.flush_inputs == 0
+            products &= numbers.flush_inputs == 0 and splits(records[0], numbers.digits)
             if numbers.rule == TWO_LEVEL:
                 for b in range(count):
                     factors[b] = own[b] * levels[1] if records[0].rescale else 1.0
                     reciprocals[b] = min(np.float32(1) / np.float32(own[b] * levels[1]), LARGEST)
+                if products:
+                    products = split(factors[:count], singles[:count], rests[:count])
             elif records[0].rescale == 0:
                 singles[:count] = 1
             spread_out = False
@@ -176,9 +179,9 @@ def _entry(version: int) -> Any:
                 done = False
                 if loop is not None and not odd:
                     if powers:
-                        done = nearest_blocks(x[start : start + n], target, reciprocals, singles, records[0], width)
+                        done = nearest_blocks(x[start : start + n], target, reciprocals, singles, None, records[0], width)
                     elif products:
-                        done = nearest_blocks(x[start : start + n], target, reciprocals, factors, records[0], width)
+                        done = nearest_blocks(x[start : start + n], target, reciprocals, singles, rests, records[0], width)
                 if not done and not spread_out:
                     spread(own, levels[1], width, divisors[:n])
                     if numbers.rule == TWO_LEVEL:
@@ -217,6 +220,7 @@ run_tops, round_pieces = _entry(
         __file__,
         scale_loops.__file__,
         block_loops.__file__,
+        block_maxima.__file__,
         magnitude_kernels.__file__,
         fast_loops.__file__,
         nearest_loops.__file__,

@@ -5,14 +5,28 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from llvmlite import ir
 from numba import njit
+from numba.extending import intrinsic
 
 UNWRAPPED_IN_C: dict[str, Any] = {"no_cfunc_wrapper": True}
 UNWRAPPED: dict[str, Any] = UNWRAPPED_IN_C | {"no_cpython_wrapper": True}
 """Python never calls an inlined function: what would unpack its arguments takes a fifth of the time to compile."""
 Function = TypeVar("Function", bound=Callable[..., Any])
+if TYPE_CHECKING:
+
+    def fma(a: Any, b: Any, c: Any) -> Any:
+        """a b + c, rounded once; all of one floating type."""
+else:
+
+    @intrinsic
+    def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: D103
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            return builder.fma(*args)
+
+        return a(a, a, a), build
 
 
 def inlined(function: Function) -> Function:

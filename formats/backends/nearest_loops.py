@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from .compiling import inlined
+from .compiling import fma, inlined, woven
 
 SIGN, MAGNITUDE, INFINITY = np.int32(-(1 << 31)), np.int32((1 << 31) - 1), np.int32(0x7F800000)
 SIGN64, EXPONENT, QUIET = np.int64(-(1 << 63)), np.int64(0x7FF << 52), np.int64(1 << 51)
 FRACTION64 = np.int64((1 << 52) - 1)
 SINGLE_BITS = 8
 """With more, too many pieces have a quotient near a tie."""
+SUM_BITS, BIG = 20, 2.0**100
+"""Formats with fewer mantissa bits and values below this are rounded by sums: c is a float32 number at all of them."""
 
 
 @inlined
@@ -28,7 +30,37 @@ def linear_from(rule: Any) -> Any:
 
 @inlined
 def nearest(x: Any, out: Any, rule: Any) -> Any:
-    """Nearest even, on float32 bits: above the smallest normal, half is added and the end cut off; below, (x + c) - c."""
+    """Nearest even, on float32 bits."""
+    normal = linear_from(rule)
+    gradual = rule.smallest_exponent == rule.min_exponent - rule.mantissa_bits
+    if normal != 0 and gradual and 0 < rule.mantissa_bits <= SUM_BITS and rule.max_value < BIG:
+        return _nearest_by_sums(x, out, rule)
+    if normal == 0:
+        return _nearest_by_bits(x, out, rule, False)
+    return _nearest_by_bits(x, out, rule, True)
+
+
+@inlined
+def _nearest_by_sums(x: Any, out: Any, rule: Any) -> Any:
+    """(|x| + c) - c, where the ulp of c, 1.5 times a power of two, is the format's at x."""
+    lift, lowest = to_magic_from(rule), np.float32(1.5 * 2.0 ** (rule.smallest_exponent + 23)).view(np.int32)
+    top, above = np.float32(rule.max_value).view(np.int32), np.float32(rule.above).view(np.int32)
+    zero_sign, beyond = SIGN if rule.signed_zero else np.int32(0), np.float32(BIG).view(np.int32)
+    largest = np.int32(0)
+    for i in range(x.size):
+        a = np.int32(x[i] & MAGNITUDE)
+        largest = max(largest, a)
+        a = min(a, beyond)
+        magic = np.int32(max(np.int32(np.int32(a & INFINITY) + lift), lowest)).view(np.float32)
+        t = np.float32(np.float32(np.int32(a).view(np.float32) + magic) - magic).view(np.int32)
+        t = above if t > top else t
+        out[i] = t | (x[i] & (SIGN if t != 0 else zero_sign))
+    return largest < INFINITY
+
+
+@woven
+def _nearest_by_bits(x: Any, out: Any, rule: Any, low_ends: Any) -> Any:
+    """Half is added and the end cut off; below the smallest normal, where `low_ends` says there is such, (|x| + c) - c."""
     cut = 23 - rule.mantissa_bits
     unit, half, mask = np.int32(1 << cut), np.int32(1 << (cut - 1)), np.int32(-(1 << cut))
     even = np.int32((rule.parity & 1) << cut)
@@ -39,14 +71,26 @@ def nearest(x: Any, out: Any, rule: Any) -> Any:
     largest = np.int32(0)
     for i in range(x.size):
         a = np.int32(x[i] & MAGNITUDE)
-        magnitude = np.int32(a).view(np.float32)
-        low = np.float32((magnitude + magic) - magic).view(np.int32)
-        high = np.int32(np.int32(a + half) - (np.int32(1) if np.int32(a & unit) == even else np.int32(0))) & mask
-        t = low if a < normal else np.int32(high)
+        t = np.int32(np.int32(np.int32(a + half) - (np.int32(1) if np.int32(a & unit) == even else np.int32(0))) & mask)
+        if low_ends:
+            low = np.float32((np.int32(a).view(np.float32) + magic) - magic).view(np.int32)
+            t = low if a < normal else t
         t = above if t > top else t
         largest = max(largest, a)
         out[i] = t | (x[i] & (SIGN if t != 0 else zero_sign))
     return largest < INFINITY
+
+
+@inlined
+def to_magic_from(rule: Any) -> Any:
+    """What added to float32's exponent bits at x makes c: 1.5 times the power of two whose ulp is the format's at x."""
+    return np.int32(((23 - rule.mantissa_bits) << 23) + (1 << 22))
+
+
+@inlined
+def saturates(rule: Any) -> Any:
+    """Whether what lies beyond the range of finite values becomes its ends."""
+    return rule.above == rule.max_value and rule.below == rule.min_value
 
 
 @inlined
@@ -75,15 +119,39 @@ def single_limits(rule: Any) -> Any:
 
 @inlined
 def nearest_single(x: Any, out: Any, s: Any, rule: Any) -> Any:
-    """Nearest even of x / s in float32, where both ends of an interval that holds the quotient are rounded alike.
-
-    Returns False where the ends differ, near a tie, and where float32 has no room.
-    """
+    """Nearest even of x / s in float32. Returns False near a tie, and where float32 has no room."""
     if not has_room(s, rule):
         return False
+    uniform = rule.min_exponent > 127 and rule.signed_zero == 0
+    if uniform and saturates(rule) and abs(s) * 2.0**rule.smallest_exponent > 2.0**-100:
+        return _nearest_multiple(x, out, s, rule)
+    return _nearest_in_interval(x, out, s, rule)
+
+
+@inlined
+def _nearest_multiple(x: Any, out: Any, s: Any, rule: Any) -> Any:
+    """On a uniform grid: k s is the nearest multiple where x - k s, which no rounding lifts over s / 2, is below s / 2."""
+    scale, inverse, unit = np.float32(s), np.float32(1.0 / s), 2.0**rule.smallest_exponent
+    again = np.float32(s if rule.rescale else 1.0)
+    half, magic = np.float32(abs(s) * unit * 0.5).view(np.int32), np.float32(1.5 * 2.0**23 * unit)
+    top, bottom = np.float32(rule.max_value), np.float32(rule.min_value)
+    largest = np.int32(0)
+    for i in range(x.size):
+        y = np.float32(np.float32(np.float32(x[i] * inverse) + magic) - magic)
+        rest = np.float32(fma(-y, scale, np.float32(x[i])))
+        largest = max(largest, np.int32(rest.view(np.int32) & MAGNITUDE))
+        y = y if y < top else top
+        y = y if y > bottom else bottom
+        out[i] = y * again
+    return largest < half
+
+
+@inlined
+def _nearest_in_interval(x: Any, out: Any, s: Any, rule: Any) -> Any:
+    """On any grid: where both ends of an interval that holds the quotient are rounded alike."""
     near, far = near_and_far(s)
     again = np.float32(s if rule.rescale else 1.0)
-    to_magic, quiet = np.int32((23 - rule.mantissa_bits) << 23), np.int32(1 << 22)
+    lift = to_magic_from(rule)
     normal, highest = single_limits(rule)
     low_magic = np.float32(1.5 * 2.0 ** (23 + rule.smallest_exponent))
     top, bottom = np.float32(rule.max_value), np.float32(rule.min_value)
@@ -95,7 +163,7 @@ def nearest_single(x: Any, out: Any, s: Any, rule: Any) -> Any:
         bits = np.float32(q).view(np.int32)
         exponent = np.int32(bits & INFINITY)
         largest = max(largest, exponent)
-        magic = np.int32(np.int32(exponent + to_magic) | quiet).view(np.float32)
+        magic = np.int32(exponent + lift).view(np.float32)
         magic = low_magic if exponent < normal else magic
         end = np.float32(q + magic)
         start = np.float32(np.float32(x[i] * near) + magic)

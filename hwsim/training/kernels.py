@@ -12,20 +12,25 @@ import numba
 import numpy as np
 import torch
 
+from hwsim.formats.backends.compiling import fma
+
 from .breakpoints import Breakpoints, columns_of
 from .loops import Array, Loop, at_once, flat
 from .par import PAR
 
 BLOCK = 1024
 MAX_UNROLLED = 16
+COUNTED, QUARTERS, REST_BITS, TINY = 1 << 10, 4, 12, 2.0**-90
+"""Numbers below COUNTED, in quarters, have 12 bits; times the rest of a `_pair`, not below TINY, they are float32 numbers."""
+SIGN = np.int32(-(1 << 31))
 
 
 def apply_table(u: torch.Tensor, table: Breakpoints, par: PAR, out: torch.Tensor) -> None:
     """Write the map of a breakpoint table of `par` at u into `out`, both contiguous CPU tensors of float32 or float64.
 
     Symmetric convex maps are min_k max(|u| - shift_k, q_k) on either side of zero, unrolled for a few levels; with many levels,
-    where the pieces repeat at one distance, the piece is computed instead of searched for, and so are its numbers where float32
-    or float64 arithmetic gives all of them.
+    where the pieces repeat at one distance, the piece is computed instead of searched for, and so are its numbers where products
+    of its place give all of them.
     """
     body, *numbers = _loop(u, table, par)
     at_once([Loop(body, (flat(u), flat(out), *numbers), u.numel())])
@@ -64,29 +69,30 @@ def _ladder(shifts: Array, lows: Array, highs: Array) -> tuple[Any, ...] | None:
 
 
 def _rule(table: Breakpoints, shifts: Array, lows: Array, highs: Array) -> tuple[Any, ...] | None:
-    """(step, first, rise): level k is k step and shift k is first + k rise for every k, computed and then rounded to float32.
+    """(step, start, rise): level k is k step and shift k is (k + start) rise, products of exact numbers rounded to float32.
 
-    They are float32 numbers where its arithmetic gives the same, which is twice as fast.
+    `start` is a float32 number; step and rise are sums of two (see `_pair`), and float64 has room for the products. None where
+    levels or shifts are other numbers.
     """
     if shifts.dtype != np.float32:
         return None
-    middle = len(table.shifts) - len(shifts)
-    step, first = table.highs[middle], table.shifts[middle]
-    bounded = int(np.isfinite(highs).sum())
-    rise = (table.shifts[middle + bounded - 1] - first) / (bounded - 1)
-    steps = (kind(step) for kind in (np.float32, np.float64) if _levels_are(kind(step), lows[:bounded], highs[:bounded]))
-    rises = ((kind(first), kind(rise)) for kind in (np.float32, np.float64) if _are(kind(first), kind(rise), shifts[:bounded]))
-    found, shift = next(steps, None), next(rises, None)
-    return None if found is None or shift is None else (found, *shift)
+    middle, bounded = len(table.shifts) - len(shifts), int(np.isfinite(highs).sum())
+    spacing = (table.shifts[middle + bounded - 1] - table.shifts[middle]) / (bounded - 1)
+    start = round(table.shifts[middle] / spacing * QUARTERS) / QUARTERS
+    if start + bounded > COUNTED or min(spacing, table.highs[middle]) < TINY:
+        return None
+    step, rise = _pair(table.highs[middle]), _pair(spacing)
+    levels = (np.arange(bounded + 1) * (np.float64(step[0]) + step[1])).astype(np.float32)
+    moves = ((np.arange(bounded) + start) * (np.float64(rise[0]) + rise[1])).astype(np.float32)
+    same = np.array_equal(levels[:-1], lows[:bounded]) and np.array_equal(levels[1:], highs[:bounded])
+    return (*step, np.float32(start), *rise) if same and np.array_equal(moves, shifts[:bounded]) else None
 
 
-def _levels_are(step: np.floating, lows: Array, highs: Array) -> bool:
-    return _are(step.dtype.type(0), step, np.append(lows, highs[-1:])) and np.array_equal(lows[1:], highs[:-1])
-
-
-def _are(first: np.floating, rise: np.floating, numbers: Array) -> bool:
-    k = np.arange(len(numbers), dtype=np.float32)
-    return np.array_equal((first + k * rise).astype(np.float32), numbers)
+def _pair(number: float) -> tuple[np.float32, np.float32]:
+    """A float32 number and a rest of REST_BITS bits, which together are nearly the given number."""
+    high = np.float32(number)
+    grain = float(np.spacing(high)) * 2.0**-REST_BITS
+    return high, np.float32(np.round((number - float(high)) / grain) * grain)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -99,8 +105,10 @@ def _compute(
     rate: float,
     last: float,
     step: float,
-    first: float,
+    step_rest: float,
+    offset: float,
     rise: float,
+    rise_rest: float,
     last_shift: float,
 ) -> None:  # pragma: no cover
     x, y = x[begin:end], y[begin:end]
@@ -112,16 +120,17 @@ def _compute(
         zone = zone if zone < last else last
         zone = zone if zone > zero else zero
         k = np.float32(np.int32(zone))
-        w = v - np.float32(first + k * rise)
-        low = np.float32(k * step)
-        high = np.float32((k + one) * step)
-        w = w if w > low else low
-        w = w if w < high else high
+        above, moved = k + one, k + offset
+        w = v - fma(moved, rise, moved * rise_rest)
+        low = fma(k, step, k * step_rest)
+        high = fma(above, step, above * step_rest)
+        # Comparisons with a NaN are false: it passes all of them.
+        w = low if w < low else w
+        w = high if w > high else w
         beyond = v - last_shift
         # As in `_climb`: an infinite u, whose `beyond` is NaN under an infinite last slope, stays clipped.
         w = beyond if beyond > w else w
-        w = w if u > zero else zero - w
-        y[i] = w if u == u else u
+        y[i] = np.int32(np.float32(w).view(np.int32) | (np.float32(u).view(np.int32) & SIGN)).view(np.float32) + zero
 
 
 @numba.njit(nogil=True, cache=True)

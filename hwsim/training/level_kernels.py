@@ -5,31 +5,19 @@ They lie in one file: numba takes kept machine code for current while the file o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba import njit
-from numba.extending import intrinsic
+
+from hwsim.formats.backends.compiling import fma
 
 from .loops import Array
 
 BLOCK = 1024
 PIECE = 1 << 14
 """Elements of a piece: four float32 arrays of them are 256 KiB."""
-if TYPE_CHECKING:
-
-    def fma(a: float, b: float, c: float) -> float:
-        """a b + c, rounded once."""
-else:
-
-    @intrinsic
-    def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: D103
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            return builder.fma(*args)
-
-        return a(a, a, a), build
 
 
 @njit(nogil=True, cache=True)

@@ -29,6 +29,7 @@ BLOCKS: dict[str, Block] = {
     "nvfp4": Block(E2M1, E4M3, 16, tensor_scale=FP32),
     "nvfp4_3x5": Block(E2M1, E4M3, tile=(3, 5), tensor_scale=FP32),
     "int8_two_level": Block(Integer(8), E4M3, 16, tensor_scale=FP32),
+    "e5m2_two_level": Block(E5M2, E4M3, 16, tensor_scale=FP32),
     "int8_fp32": Block(Integer(8), FP32, 7),
     "int4_fp32_power": Block(Integer(4), FP32, 16, "rceil"),
     "e4m3_tile": Block(E4M3, FP32, tile=(4, 8)),

@@ -59,13 +59,32 @@ def test_elements_and_either_axis(name: str, axis: int, backend: str) -> None:
     agree(x, expected, blocks_by(backend, x, BLOCKS[name], projection(name, Rounding()), axis, DRAW, rescale=False))
 
 
+@pytest.mark.parametrize("name", ["mxfp8_e5m2_even", "e5m2_two_level"])
 @pytest.mark.parametrize("overflow", ["saturate", "infinity", "nan"])
 @pytest.mark.parametrize("backend", EVERY_BACKEND)
-def test_overflow_rules_act_on_elements(backend: str, overflow: str) -> None:
+def test_overflow_rules_act_on_elements(backend: str, overflow: str, name: str) -> None:
     x = given(torch.float32)
-    fmt = BLOCKS["mxfp8_e5m2_even"]
+    fmt = BLOCKS[name]
     rule = Projection(overflow=overflow)  # type: ignore[arg-type]
     agree(x, quantize_blocks(x, fmt, rule, backend="reference"), blocks_by(backend, x, fmt, rule))
+
+
+@pytest.mark.parametrize("exponent", [-149, -126, -105, -70, 0, 100])
+@pytest.mark.parametrize(
+    ("name", "overflow"),
+    [
+        *((name, "saturate") for name in ("mxfp4_floor", "msfp12", "nvfp4", "int8_two_level")),
+        *((name, overflow) for name in ("mxfp8_e5m2_even", "e5m2_two_level") for overflow in ("saturate", "infinity")),
+    ],
+)
+def test_rows_of_many_whole_blocks(name: str, overflow: str, exponent: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2560, generator=generator).round(decimals=1) * 2.0 ** torch.randint(0, 9, (3, 2560), generator=generator)
+    x = torch.ldexp(x, torch.tensor(exponent))
+    x[0, :64], x[0, 64:80] = 0.0, -0.0
+    rule = Projection(overflow=overflow)  # type: ignore[arg-type]
+    fmt = BLOCKS[name]
+    agree(x, quantize_blocks(x, fmt, rule, backend="torch"), quantize_blocks(x, fmt, rule, backend="numba"))
 
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (1,), (2, 3, 4), (70,), (2, 2, 33)])

@@ -191,7 +191,9 @@ class TestProx:
          PAR((0, 0.5, 1, 1.5, 2, 2.5), (1, 1.5, 2, 2.5, 3, 3.7)),
          PAR((0, 0.3, 1, 1.4), (0.1, 0.2, 0.25, inf)), PAR((0, 1), (1, 1), negative=PAR((0, 2), (0, inf))), distance(GRID),
          stairs(GRID), PAR(tuple(0.1 * k for k in range(20)), l1_slopes(range(20))),
-         PAR.on_format(Integer(6, symmetric=True), 0.037, squared_l2_slopes)],
+         PAR.on_format(Integer(6, symmetric=True), 0.037, squared_l2_slopes),
+         PAR(tuple(0.07 * k for k in range(40)), tuple(0.3 * k + 0.075 for k in range(40))),
+         PAR(tuple(0.07 * k for k in range(40)), tuple(0.3 * k + 0.1 for k in range(40)))],
     )  # fmt: skip
     def test_has_the_same_bits_on_the_kernels_as_on_torch(self, par: PAR, strength: float, dtype: torch.dtype) -> None:
         u = 3 * torch.randn(5000, generator=torch.Generator().manual_seed(0), dtype=dtype)
