@@ -30,7 +30,7 @@ def linear_from(rule: Any) -> Any:
 
 @inlined
 def nearest(x: Any, out: Any, rule: Any) -> Any:
-    """Nearest even, on float32 bits."""
+    """Nearest even, without a scale."""
     normal = linear_from(rule)
     gradual = rule.smallest_exponent == rule.min_exponent - rule.mantissa_bits
     if normal != 0 and gradual and 0 < rule.mantissa_bits <= SUM_BITS and rule.max_value < BIG:
@@ -101,12 +101,18 @@ def has_room(s: Any, rule: Any) -> Any:
 
 
 @inlined
+def is_power(s: Any) -> Any:
+    """Whether s is a power of two, of either sign."""
+    return np.float64(s).view(np.int64) & FRACTION64 == 0
+
+
+@inlined
 def near_and_far(s: Any) -> Any:
     """Inverses of s whose products with x lie to either side of x / s; that of a power of two is exact.
 
     Each product is within 2^-23 of itself from what its inverse stands for.
     """
-    apart = 0.0 if np.float64(s).view(np.int64) & FRACTION64 == 0 else 1.25 * 2.0**-23
+    apart = 0.0 if is_power(s) else 1.25 * 2.0**-23
     return np.float32((1.0 - apart) / s), np.float32((1.0 + apart) / s)
 
 
@@ -130,7 +136,10 @@ def nearest_single(x: Any, out: Any, s: Any, rule: Any) -> Any:
 
 @inlined
 def _nearest_multiple(x: Any, out: Any, s: Any, rule: Any) -> Any:
-    """On a uniform grid: k s is the nearest multiple where x - k s, which no rounding lifts over s / 2, is below s / 2."""
+    """On a uniform grid: k s is the nearest multiple where x - k s, which no rounding lifts over s / 2, is below s / 2.
+
+    Quotients by powers of two are exact, so that ties between multiples go to the even one.
+    """
     scale, inverse, unit = np.float32(s), np.float32(1.0 / s), 2.0**rule.smallest_exponent
     again = np.float32(s if rule.rescale else 1.0)
     half, magic = np.float32(abs(s) * unit * 0.5).view(np.int32), np.float32(1.5 * 2.0**23 * unit)
@@ -143,7 +152,7 @@ def _nearest_multiple(x: Any, out: Any, s: Any, rule: Any) -> Any:
         y = y if y < top else top
         y = y if y > bottom else bottom
         out[i] = y * again
-    return largest < half
+    return largest < half or (largest == half and is_power(s))
 
 
 @inlined
