@@ -97,14 +97,9 @@ def test_networks_are_drawn_to_few_values_beside_rounded_activations_of_each_wid
     assert len(drawn.runs) == 3 * len(points) == 195
 
 
-def test_the_studies_of_networks_have_the_same_points_but_for_the_slowest_which_leaves_some_out(drawn: Plan) -> None:
-    deit, resnet = (expand(load_study(f"parq_training_{name}")) for name in ("deit", "resnet20"))
-    assert points_of(resnet) == points_of(drawn)
-    left_out = points_of(drawn) - points_of(deit)
-    assert points_of(deit) < points_of(drawn)
-    assert {v for d, v, m in left_out if m != "post_training"} == {"rule lsbq, bits 1"}
-    assert {d for d, _, _ in left_out} == {"a8", "a4"}
-    assert len(deit.runs) == 171
+def test_the_studies_of_networks_have_the_same_points(drawn: Plan) -> None:
+    for name in ("deit", "resnet20"):
+        assert points_of(expand(load_study(f"parq_training_{name}"))) == points_of(drawn), name
 
 
 def test_points_and_methods_that_were_added_leave_stored_runs_their_ids() -> None:
