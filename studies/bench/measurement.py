@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 
@@ -107,23 +108,30 @@ def keep_freed_memory() -> None:
 def measured(
     title: str, reference: str, cases: Mapping[str, Case], rounds: int, comparisons: tuple[tuple[str, str, float], ...] = ()
 ) -> Measurement:
-    """The shortest times of interleaved rounds, after one round that is not counted.
+    """The medians of interleaved rounds, after one round that is not counted: of the reference's times, and of each case's ratios.
+
+    The reference runs again before each case, and a ratio is to that run: how fast memory is changes from second to second where
+    a machine is shared, for both alike.
 
     Args:
         title, reference, comparisons: see Measurement; the reference is one of the cases.
         cases: by name, in the order of the table.
         rounds: how many are counted.
     """
-    times: dict[str, float] = dict.fromkeys(cases, float("inf"))
+    base, ratios = list[float](), {name: list[float]() for name in cases if name != reference}
     for turn in range(rounds + 1):
-        for name, case in cases.items():
-            start = time.perf_counter()
-            case.run()
+        for name, found in ratios.items():
+            first, spent = _timed(cases[reference]), _timed(cases[name])
             if turn:
-                times[name] = min(times[name], (time.perf_counter() - start) / case.size)
-    base = times[reference]
+                base.append(first)
+                found.append(spent / first)
     targets = {name: case.target for name, case in cases.items() if case.target is not None}
     limits = {name: case.limit for name, case in cases.items() if case.limit is not None}
-    return Measurement(
-        title, reference, base, {name: spent / base for name, spent in times.items()}, targets, comparisons, limits
-    )
+    medians = {name: 1.0 if name == reference else median(ratios[name]) for name in cases}
+    return Measurement(title, reference, median(base), medians, targets, comparisons, limits)
+
+
+def _timed(case: Case) -> float:
+    start = time.perf_counter()
+    case.run()
+    return (time.perf_counter() - start) / case.size
