@@ -14,8 +14,18 @@ from . import block_loops, block_maxima, drawn_loops, kernels, magnitude_kernels
 from . import block_scales as scale_loops
 from . import fast as fast_loops
 from . import words as random_words
-from .block_loops import MANTISSA_BITS, SMALLEST_EXPONENT, nearest_blocks, power_scales, split, splits, tops_of
-from .block_scales import LARGEST, best_scale, block_scales, block_tops, finite_tops
+from .block_loops import (
+    LARGEST,
+    MANTISSA_BITS,
+    SMALLEST_EXPONENT,
+    have_room,
+    nearest_blocks,
+    power_scales,
+    splits,
+    tops_of,
+    two_level_factors,
+)
+from .block_scales import best_scale, block_scales, block_tops, finite_tops
 from .compiling import inlined, kept, sources
 from .fast import fast
 from .kernels import general, multiply
@@ -124,12 +134,14 @@ def _entry(version: int) -> Any:
         records, numbers = rule[0], rule[1][0]
         bands, strips = -(-rows // height), -(-columns // width)
         span = max(width, PIECE // width * width)
-        pieces, room = -(-columns // span), min(span, columns)
-        blocks = -(-room // width)
-        words, divisors, buffer = np.empty(room + 2 * BLOCK, np.uint32), np.empty(room), np.empty(room, bits.dtype)
-        inverses, quotients, rests = np.empty(room, np.float32), np.empty(room, np.float32), np.empty(blocks, np.float32)
-        reciprocals, singles, factors = np.empty(blocks, np.float32), np.empty(blocks, np.float32), np.empty(blocks)
+        pieces, longest = -(-columns // span), min(span, columns)
+        blocks = -(-longest // width)
+        words, divisors, buffer = np.empty(longest + 2 * BLOCK, np.uint32), np.empty(longest), np.empty(longest, bits.dtype)
+        inverses, quotients, rests = np.empty(longest, np.float32), np.empty(longest, np.float32), np.empty(blocks, np.float32)
+        reciprocals, singles = np.empty(blocks, np.float32), np.empty(blocks, np.float32)
         tops, raw, broken = np.empty(blocks, bits.dtype), np.empty(blocks, x.dtype), np.empty(blocks, np.bool_)
+        splitting = numbers.rule == TWO_LEVEL and loop is not None and narrow is None and room_for(records[0])
+        splitting &= numbers.flush_inputs == 0 and splits(records[0], records[2], numbers.digits)
         found = version < 0  # False; a version that is not named would not be closed over
         for piece in range(low, high):
             band, left = piece // pieces, piece % pieces * span
@@ -146,10 +158,13 @@ def _entry(version: int) -> Any:
                 special = block_tops(bits, first, columns, tall, width, top, buffer[:n], limits)
             if special:
                 finite_tops(bits, first, columns, tall, width, n, top, broken, limits)
-            powers = False
+            powers = products = False
             if loop is not None and loop == NEAREST_POWER:
                 powers = power_scales(top, own, reciprocals[:count], singles[:count], numbers)
-            if not powers:
+            if loop is not None and splitting and not special:
+                pairs = reciprocals[:count], singles[:count], rests[:count]
+                products = two_level_factors(top, own, *pairs, levels, numbers, records[2])
+            if not powers and not products:
                 if numbers.rule == MSE:
                     for b in range(count):
                         wide = min(width, n - b * width)
@@ -162,26 +177,27 @@ def _entry(version: int) -> Any:
             odd = False
             for b in range(count):
                 odd |= own[b] != own[b]
-            products = numbers.rule == TWO_LEVEL and loop is not None and narrow is None and room_for(records[0])
-            products &= numbers.flush_inputs == 0 and splits(records[0], numbers.digits)
-            if numbers.rule == TWO_LEVEL:
+            if numbers.rule == TWO_LEVEL and not products:
                 for b in range(count):
-                    factors[b] = own[b] * levels[1] if records[0].rescale else 1.0
                     reciprocals[b] = min(np.float32(1) / np.float32(own[b] * levels[1]), LARGEST)
-                if products:
-                    products = split(factors[:count], singles[:count], rests[:count])
-            elif records[0].rescale == 0:
+            if records[0].rescale == 0:
                 singles[:count] = 1
+                rests[:count] = 0
+            room = False
+            if loop is not None and (powers or products) and not special:
+                room = have_room(top, reciprocals[:count], records[0])
             spread_out = False
             for r in range(tall):
                 start, skip = first + r * columns, 0
                 target = out[start : start + n]
                 done = False
-                if loop is not None and not odd:
+                if loop is not None and room:
+                    whole = x[start : start + n]
                     if powers:
-                        done = nearest_blocks(x[start : start + n], target, reciprocals, singles, None, records[0], width)
-                    elif products:
-                        done = nearest_blocks(x[start : start + n], target, reciprocals, singles, rests, records[0], width)
+                        nearest_blocks(whole, target, reciprocals, singles, None, records[0], width)
+                    else:
+                        nearest_blocks(whole, target, reciprocals, singles, rests, records[0], width)
+                    done = True
                 if not done and not spread_out:
                     spread(own, levels[1], width, divisors[:n])
                     if numbers.rule == TWO_LEVEL:

@@ -10,12 +10,24 @@ from hwsim.formats.block_lowering import CEIL, EVEN, RCEIL
 
 from .block_maxima import eight_of_16, eight_of_32
 from .compiling import fma, inlined, woven
-from .nearest_loops import INFINITY, MAGNITUDE, SIGN, saturates, single_limits, to_magic_from
+from .nearest_loops import (
+    INFINITY,
+    MAGNITUDE,
+    SIGN,
+    last_in_range,
+    rounded_sum,
+    rounds_by_sums,
+    saturates,
+    single_limits,
+    sum_numbers,
+    to_magic_from,
+)
 
 FRACTION32, ONE32 = np.int32((1 << 23) - 1), 127
 SMALLEST_NORMAL = np.int32(1 << 23)
 HALF_NORMAL = np.int32(1 << 22)
 """The bits of 2^-127, the one power of two among the scales and their inverses that is subnormal."""
+LARGEST = np.finfo(np.float32).max
 MANTISSA_BITS, SMALLEST_EXPONENT = 20, -100
 """Elements with fewer bits, on a coarser grid, are rounded here."""
 SMALLEST_SPLIT, LARGEST_SPLIT = 2.0**-90, 2.0**126
@@ -89,64 +101,87 @@ def power_scales(tops: Any, scales: Any, inverses: Any, factors: Any, numbers: A
 
 
 @inlined
-def splits(rule: Any, scale_digits: Any) -> Any:
-    """Whether elements, all finite, times what float32 cuts off a scale times a float32 number are float32 numbers."""
-    return saturates(rule) and scale_digits <= 8 and rule.mantissa_bits <= 15 and rule.smallest_exponent >= -28
+def splits(rule: Any, scale: Any, scale_digits: Any) -> Any:
+    """Whether `two_level_factors` finds scales, and elements, all finite, times what it calls rests are float32 numbers."""
+    few = saturates(rule) and scale_digits <= 8 and rule.mantissa_bits <= 15 and rule.smallest_exponent >= -28
+    return few and rounds_by_sums(scale)
 
 
 @inlined
-def split(factors: Any, highs: Any, rests: Any) -> Any:
-    """Each factor as a float32 number, next to it toward zero, and the rest. Returns False where one is too small or large."""
-    odd = False
-    for b in range(factors.size):
-        factor = factors[b]
-        high = np.float32(factor)
-        high = np.int32(high.view(np.int32) - (np.int32(1) if high > factor else np.int32(0))).view(np.float32)
-        highs[b] = high
-        rests[b] = np.float32(factor - high)
-        odd |= ((factor <= SMALLEST_SPLIT) & (factor != 0)) | (factor >= LARGEST_SPLIT)
-    return not odd
+def two_level_factors(
+    tops: Any, scales: Any, inverses: Any, factors: Any, rests: Any, levels: Any, numbers: Any, rule: Any
+) -> Any:
+    """Scales by the rule `two_level` from finite magnitudes, the inverses of scales times t, and those products as sums of two.
+
+    A factor is the float32 number next to scale times t toward zero; its rest makes the sum exact. Returns False where a factor
+    is NaN, too small or too large.
+    """
+    encoding, decoding = min(np.float32(np.float32(levels[0]) * np.float32(numbers.reciprocal)), LARGEST), np.float32(levels[1])
+    sums, last, above = sum_numbers(rule), last_in_range(rule), np.float32(rule.above)
+    small, large, odd = np.float32(SMALLEST_SPLIT), np.float32(LARGEST_SPLIT), np.int32(0)
+    for b in range(tops.size):
+        raw = min(np.float32(np.int32(tops[b]).view(np.float32) * encoding), LARGEST)
+        bits = np.float32(raw).view(np.int32)
+        scale = rounded_sum(bits, sums)
+        scale = above if bits > last else scale
+        scales[b] = scale
+        product = np.float32(scale * decoding)
+        odd |= np.int32(0) if (small < product < large) | (product == 0) else np.int32(1)
+        inverses[b] = min(np.float32(np.float32(1) / product), LARGEST)
+        over = np.float32(fma(scale, decoding, np.float32(-product))) < 0
+        factor = np.int32(product.view(np.int32) - (np.int32(1) if over else np.int32(0))).view(np.float32)
+        factors[b] = factor
+        rests[b] = fma(scale, decoding, np.float32(-factor))
+    return odd == 0
 
 
 @inlined
-def nearest_blocks(x: Any, out: Any, inverses: Any, factors: Any, rests: Any, rule: Any, width: Any) -> Any:
+def have_room(tops: Any, inverses: Any, rule: Any) -> Any:
+    """Whether `nearest_blocks` has room for the quotients of blocks of finite elements, from the bits of their largest ones."""
+    _, highest = single_limits(rule)
+    largest = np.int32(0)
+    for b in range(tops.size):
+        quotient = np.float32(np.int32(tops[b]).view(np.float32) * inverses[b])
+        largest = max(largest, quotient.view(np.int32))
+    return largest < highest
+
+
+@inlined
+def nearest_blocks(x: Any, out: Any, inverses: Any, factors: Any, rests: Any, rule: Any, width: Any) -> None:
     """float32(x times its block's inverse) to nearest even by (q + c) - c, times its block's factor, rounded once to float32.
 
-    The factor is the sum of `factors` and `rests` (see `split`), or the former alone where the latter is None. Returns False
-    where a quotient is NaN or out of float32's room.
+    The factor is the sum of `factors` and `rests` (see `two_level_factors`), or the former alone where the latter is None. There
+    has to be room (see `have_room`).
     """
     full = x.size // width
     at, left = full * width, -(-x.size // width) - full
     if rests is not None:
         if width == 16:
-            done = _nearest(x, out, inverses, factors, rests, full, rule, 16, True)
+            _nearest(x, out, inverses, factors, rests, full, rule, 16, True)
         else:
-            done = _nearest(x, out, inverses, factors, rests, full, rule, width, True)
+            _nearest(x, out, inverses, factors, rests, full, rule, width, True)
         if at < x.size:
-            done &= _nearest(x[at:], out[at:], inverses[full:], factors[full:], rests[full:], left, rule, x.size - at, True)
-        return done
+            _nearest(x[at:], out[at:], inverses[full:], factors[full:], rests[full:], left, rule, x.size - at, True)
+        return
     if width == 32 and saturates(rule):
-        done = _nearest(x, out, inverses, factors, None, full, rule, 32, True)
+        _nearest(x, out, inverses, factors, None, full, rule, 32, True)
     elif width == 16 and saturates(rule):
-        done = _nearest(x, out, inverses, factors, None, full, rule, 16, True)
+        _nearest(x, out, inverses, factors, None, full, rule, 16, True)
     elif width == 1:
-        done = _nearest(x, out, inverses, factors, None, full, rule, 1, False)
+        _nearest(x, out, inverses, factors, None, full, rule, 1, False)
     else:
-        done = _nearest(x, out, inverses, factors, None, full, rule, width, False)
+        _nearest(x, out, inverses, factors, None, full, rule, width, False)
     if at < x.size:
-        done &= _nearest(x[at:], out[at:], inverses[full:], factors[full:], None, left, rule, x.size - at, False)
-    return done
+        _nearest(x[at:], out[at:], inverses[full:], factors[full:], None, left, rule, x.size - at, False)
 
 
 @woven
-def _nearest(x: Any, out: Any, inverses: Any, factors: Any, rests: Any, blocks: Any, rule: Any, width: Any, clips: Any) -> Any:
-    lift = to_magic_from(rule)
-    normal, highest = single_limits(rule)
-    low_magic = np.float32(1.5 * 2.0 ** (23 + rule.smallest_exponent))
+def _nearest(x: Any, out: Any, inverses: Any, factors: Any, rests: Any, blocks: Any, rule: Any, width: Any, clips: Any) -> None:
+    lift, (normal, _) = to_magic_from(rule), single_limits(rule)
+    low_magic = np.int32(((23 + rule.smallest_exponent + 127) << 23) + (1 << 22)).view(np.float32)
     top, bottom = np.float32(rule.max_value), np.float32(rule.min_value)
     above, below = np.float32(rule.above), np.float32(rule.below)
     sign_mask = SIGN if rule.signed_zero else np.int32(0)
-    largest = np.int32(0)
     for b in range(blocks):
         first, inverse, factor = np.uint64(b * width), inverses[b], factors[b]
         rest = np.float32(0) if rests is None else rests[b]
@@ -155,7 +190,6 @@ def _nearest(x: Any, out: Any, inverses: Any, factors: Any, rests: Any, blocks: 
             q = np.float32(x[i] * inverse)
             bits = np.float32(q).view(np.int32)
             exponent = np.int32(bits & INFINITY)
-            largest = max(largest, exponent)
             magic = np.int32(exponent + lift).view(np.float32)
             magic = low_magic if exponent < normal else magic
             y = np.float32(np.float32(q + magic) - magic)
@@ -171,4 +205,3 @@ def _nearest(x: Any, out: Any, inverses: Any, factors: Any, rests: Any, blocks: 
             else:
                 # Exact but for its one rounding: y times the rest, no longer than a float32 number, has y's sign.
                 out[i] = fma(y, factor, np.float32(y * rest))
-    return largest < highest

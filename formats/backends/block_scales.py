@@ -8,14 +8,13 @@ import numpy as np
 
 from hwsim.formats.block_lowering import ABSMAX, CANDIDATES, CEIL, EVEN, FLOOR, TWO_LEVEL
 
-from .block_loops import tops_of
+from .block_loops import LARGEST, tops_of
 from .compiling import inlined
 from .kernels import FRACTION, IMPLICIT, general, power_of_two, round_quotient, significand
 from .magnitude_kernels import largest_bits, largest_finite_bits
 from .nearest_loops import nearest_scaled
 
 NO_WORD = np.uint32(0)
-LARGEST = np.finfo(np.float32).max
 
 
 @inlined

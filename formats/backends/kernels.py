@@ -23,7 +23,8 @@ from .compiling import inlined, kept, sources
 from .fast import fast
 from .words import BLOCK, fill_words
 
-CHUNK = 2048
+CHUNK, WORDLESS = 2048, 4096
+"""Elements that are rounded at a time: their random words stay in the cache, and where there are none, twice as many do."""
 GUARD = 33
 HALF = 1 << (GUARD - 1)
 IMPLICIT = 1 << 52
@@ -259,7 +260,7 @@ def _entry(version: int) -> Any:
         words = np.empty(CHUNK + BLOCK, np.uint32)
         found = version < 0  # False; a version that is not named would not be closed over
         while low < high:
-            stop, skip = min(low + CHUNK, high), 0
+            stop, skip = min(low + (CHUNK if rule.mode == STOCHASTIC else WORDLESS), high), 0
             if rule.mode == STOCHASTIC:
                 first = low + draw[4]
                 skip = first & (BLOCK - 1)

@@ -31,29 +31,53 @@ def linear_from(rule: Any) -> Any:
 @inlined
 def nearest(x: Any, out: Any, rule: Any) -> Any:
     """Nearest even, without a scale."""
-    normal = linear_from(rule)
-    gradual = rule.smallest_exponent == rule.min_exponent - rule.mantissa_bits
-    if normal != 0 and gradual and 0 < rule.mantissa_bits <= SUM_BITS and rule.max_value < BIG:
+    if rounds_by_sums(rule):
         return _nearest_by_sums(x, out, rule)
-    if normal == 0:
+    if linear_from(rule) == 0:
         return _nearest_by_bits(x, out, rule, False)
     return _nearest_by_bits(x, out, rule, True)
 
 
 @inlined
+def rounds_by_sums(rule: Any) -> Any:
+    """Whether `rounded_sum` rounds every finite float32 magnitude, and all numbers that it takes are normal float32 ones."""
+    gradual = rule.smallest_exponent == rule.min_exponent - rule.mantissa_bits and 0 < rule.mantissa_bits <= SUM_BITS
+    return linear_from(rule) > 0 and gradual and rule.smallest_exponent + 23 <= 126 and 1 / BIG < rule.max_value < BIG
+
+
+@inlined
+def sum_numbers(rule: Any) -> Any:
+    """What `rounded_sum` needs: what makes c of exponent bits, and the bits of the smallest c."""
+    return to_magic_from(rule), np.int32(((rule.smallest_exponent + 23 + 127) << 23) + (1 << 22))
+
+
+@woven
+def rounded_sum(bits: Any, numbers: Any) -> Any:
+    """(|x| + c) - c of |x|'s bits, where the ulp of c, 1.5 times a power of two, is the format's at x; nonsense beyond BIG."""
+    lift, lowest = numbers
+    magic = np.int32(max(np.int32(np.int32(bits & INFINITY) + lift), lowest)).view(np.float32)
+    return np.float32(np.float32(np.int32(bits).view(np.float32) + magic) - magic)
+
+
+@inlined
+def last_in_range(rule: Any) -> Any:
+    """The bits of the largest float32 number that `rounded_sum` does not lift above the format's largest value."""
+    top = np.float32(rule.max_value)
+    half_ulp = np.int32((top.view(np.int32) & INFINITY) - ((rule.mantissa_bits + 1) << 23))
+    half_ulp = max(half_ulp, np.int32((rule.smallest_exponent - 1 + 127) << 23))
+    tie = np.float32(top + np.int32(half_ulp).view(np.float32)).view(np.int32)
+    return np.int32(tie - (np.int32(1) if rounded_sum(tie, sum_numbers(rule)) > top else np.int32(0)))
+
+
+@inlined
 def _nearest_by_sums(x: Any, out: Any, rule: Any) -> Any:
-    """(|x| + c) - c, where the ulp of c, 1.5 times a power of two, is the format's at x."""
-    lift, lowest = to_magic_from(rule), np.float32(1.5 * 2.0 ** (rule.smallest_exponent + 23)).view(np.int32)
-    top, above = np.float32(rule.max_value).view(np.int32), np.float32(rule.above).view(np.int32)
-    zero_sign, beyond = SIGN if rule.signed_zero else np.int32(0), np.float32(BIG).view(np.int32)
-    largest = np.int32(0)
+    sums, last, above = sum_numbers(rule), last_in_range(rule), np.float32(rule.above).view(np.int32)
+    zero_sign, largest = SIGN if rule.signed_zero else np.int32(0), np.int32(0)
     for i in range(x.size):
         a = np.int32(x[i] & MAGNITUDE)
         largest = max(largest, a)
-        a = min(a, beyond)
-        magic = np.int32(max(np.int32(np.int32(a & INFINITY) + lift), lowest)).view(np.float32)
-        t = np.float32(np.float32(np.int32(a).view(np.float32) + magic) - magic).view(np.int32)
-        t = above if t > top else t
+        t = np.float32(rounded_sum(a, sums)).view(np.int32)
+        t = above if a > last else t
         out[i] = t | (x[i] & (SIGN if t != 0 else zero_sign))
     return largest < INFINITY
 

@@ -6,7 +6,7 @@ import ctypes
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from typing import Any, TypeVar
@@ -17,8 +17,7 @@ Found = TypeVar("Found")
 THREADED = 1 << 19
 """Elements from which on a second thread brings more than handing over to it costs, by a cast of float32."""
 LEAST = 1 << 17
-PARTS = 8
-"""Parts a thread, of at least LEAST elements where there are enough: a thread that is held up leaves its share to the others."""
+"""Elements of the smallest part."""
 HOME = os.getpid()
 BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
@@ -37,17 +36,16 @@ def in_threads(work: Callable[[int, int], Found], count: int, elements: int, gra
     if count <= granule or not divided(elements):
         return [work(0, count)]
     threads = torch.get_num_threads()
-    parts = max(min(threads * PARTS, elements // LEAST), threads)
-    size = -(-count // (parts * granule)) * granule
-    lows, found = deque(range(0, count, size)), list[Found]()
+    least = min(count * LEAST // elements, count // threads)
+    parts, found = deque(_parts(count, threads, least, granule)), list[Found]()
 
     def take() -> None:
         while True:
             try:
-                low = lows.popleft()
+                low, high = parts.popleft()
             except IndexError:
                 return
-            found.append(work(low, min(low + size, count)))
+            found.append(work(low, high))
 
     team = _team()
     if team is None or os.getpid() != HOME:
@@ -58,6 +56,16 @@ def in_threads(work: Callable[[int, int], Found], count: int, elements: int, gra
     else:
         _run(team, take, threads)
     return found
+
+
+def _parts(count: int, threads: int, least: int, granule: int) -> Iterator[tuple[int, int]]:
+    """Ever smaller parts: a thread that is held up leaves what follows to the others, and all end at about the same time."""
+    low = 0
+    while low < count:
+        size = max((count - low) // (2 * threads), least, 1)
+        high = min(low + -(-size // granule) * granule, count)
+        yield low, high
+        low = high
 
 
 def _run(team: Callable[..., None], take: Callable[[], None], threads: int) -> None:
