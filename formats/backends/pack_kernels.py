@@ -19,38 +19,38 @@ def float_codes(x: Any, codes: Any, numbers: Any) -> Any:
 
     Above the smallest normal value they are float32 bits with their end cut off, less an offset; below, multiples of the ulp.
     """
-    cut, offset, normal = np.uint32(numbers[0]), np.int32(numbers[1]), np.int32(numbers[2])
-    top, sign = np.int32(numbers[3]), np.int32(numbers[4])
+    cut, offset, normal = np.int32(numbers[0] & 31), np.int32(numbers[1]), np.int32(numbers[2])
+    top, sign, unsigned = np.int32(numbers[3]), np.int32(numbers[4]), np.int32(0 if numbers[6] else -1)
     lowest_negative = np.int32(0 if numbers[5] else 1)
-    highest_negative = top if numbers[6] else np.int32(0)
     rest = np.int32((1 << numbers[0]) - 1)
     magic = np.float32(1.5 * 2.0 ** (numbers[7] + 23))
     magic_bits = np.float32(magic).view(np.int32)
-    wrong = np.int32(0)
+    wrong, above = np.int32(0), np.int32(0)
     for i in range(x.size):
-        a = np.int32(x[i] & MAGNITUDE)
-        magnitude = np.int32(a).view(np.float32)
-        shifted = np.float32(magnitude + magic)
-        low = np.int32(np.float32(shifted).view(np.int32) - magic_bits)
-        low_wrong = np.int32(1) if np.float32(shifted - magic) != magnitude else np.int32(0)
-        high, high_wrong = np.int32(np.int32(np.uint32(a) >> cut) - offset), np.int32(a & rest)
+        a, negative = np.int32(x[i] & MAGNITUDE), np.int32(x[i] >> np.int32(31))
+        shifted = np.float32(np.int32(a).view(np.float32) + magic)
+        low, low_wrong = np.int32(shifted.view(np.int32) - magic_bits), np.int32(np.float32(shifted - magic).view(np.int32) ^ a)
+        high, high_wrong = np.int32(np.int32(a >> cut) - offset), np.int32(a & rest)
         code, inexact = (low, low_wrong) if a < normal else (high, high_wrong)
-        negative = x[i] < 0
-        wrong |= inexact | (np.int32(1) if a > (highest_negative if negative else top) else np.int32(0))
-        codes[i] = np.uint8(code | sign) if negative and a >= lowest_negative else np.uint8(code)
-    return wrong == 0
+        wrong = np.int32(wrong | np.int32(inexact | np.int32(np.int32(negative & a) & unsigned)))
+        above = np.int32(above | np.int32(top - a))
+        unsigned_zero = np.int32(np.int32(a - lowest_negative) >> np.int32(31))
+        codes[i] = np.uint8(np.int32(code | np.int32(np.int32(negative & sign) & np.int32(~unsigned_zero))))
+    return wrong == 0 and above >= 0
 
 
 @inlined
 def fixed_codes(x: Any, codes: Any, numbers: Any, low: Any, high: Any) -> Any:
     """The two's complement or unsigned codes of float32 numbers. Returns whether all are values of the format."""
     per_unit, unit, mask = np.float32(2.0 ** -numbers[7]), np.float32(2.0 ** numbers[7]), np.int32(numbers[4])
+    first, last = np.float32(low * per_unit), np.float32(high * per_unit)
     wrong = np.int32(0)
     for i in range(x.size):
-        inside = x[i] >= low and x[i] <= high
-        k = np.int32(x[i] * per_unit if inside else np.float32(0))
-        wrong |= np.int32(not inside) | np.int32(np.float32(k) * unit != x[i])
-        codes[i] = np.uint8(k & mask)
+        units = np.float32(x[i] * per_unit)
+        units = units if units < last else last
+        k = np.int32(units if units > first else first)
+        wrong = np.int32(wrong | (np.int32(1) if np.float32(np.float32(k) * unit) != x[i] else np.int32(0)))
+        codes[i] = np.uint8(np.int32(k & mask))
     return wrong == 0
 
 
