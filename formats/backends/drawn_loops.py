@@ -45,7 +45,7 @@ def drawn(x: Any, out: Any, words: Any, rule: Any) -> Any:
 def _drawn(x: Any, out: Any, words: Any, rule: Any, kind: Any) -> Any:
     cut, n = 23 - rule.mantissa_bits, rule.random_bits
     mask, kept = np.int32(-(1 << cut)), np.int32(-(1 << max(cut - n, 0)))
-    to_cut, to_n, places = np.uint32((32 - cut) & 31), np.uint32((32 - n) & 31), np.uint32(n)
+    to_cut, to_n, places = np.uint32((32 - cut) & 31), np.uint32((32 - n) & 31), np.uint32(n & 31)
     normal = linear_from(rule)
     per_unit, unit = np.float32(2.0**-rule.smallest_exponent), np.float32(2.0**rule.smallest_exponent)
     full, full_float = np.int32(1 << n), np.float32(1 << n)

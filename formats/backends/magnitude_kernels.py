@@ -23,7 +23,7 @@ def largest_finite_bits(bits: Any, limits: Any) -> Any:
     if top >= limits[1]:
         top = bits.dtype.type(0)
         for i in range(bits.size):
-            a = bits[i] & limits[0]
+            a = bits.dtype.type(bits[i] & limits[0])
             top = max(top, a if a < limits[1] else bits.dtype.type(0))
     return top
 

@@ -1,4 +1,4 @@
-"""Room for large results: huge pages are asked for within the tensor, and only there."""
+"""Room for large results: huge pages are asked for within the tensor, and only there; it lies where no loop is held up."""
 
 from __future__ import annotations
 
@@ -41,3 +41,19 @@ def test_a_system_without_them_gives_small_ones(system: object, monkeypatch: pyt
     x = torch.empty(4, memory.LARGE // 16).mT
     out = memory.empty_like(x)
     assert (out.shape, out.stride(), out.dtype) == (x.shape, x.stride(), x.dtype)
+
+
+@pytest.mark.parametrize(
+    "apart, expected",
+    [(0, True), (320, True), (511, True), (512, False), (-64, False), (1 << 28, True), ((1 << 30) + 64, True), (1 << 27, False)],
+)
+def test_addresses_are_mistaken_just_beyond_multiples_of_the_period(apart: int, expected: bool) -> None:
+    assert memory.mistaken(1 << 40, (1 << 40) + apart) is expected
+
+
+def test_a_large_result_at_a_mistaken_address_gets_another_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[int] = []
+    monkeypatch.setattr(memory, "mistaken", lambda source, result: places.append(result) or True)
+    out = memory.empty_like(torch.empty(memory.LARGE // 4))
+    assert len(places) == 1
+    assert out.data_ptr() != places[0]
