@@ -102,7 +102,7 @@ def power_scales(tops: Any, scales: Any, inverses: Any, factors: Any, numbers: A
 
 @inlined
 def splits(rule: Any, scale: Any, scale_digits: Any) -> Any:
-    """Whether `two_level_factors` finds scales, and elements, all finite, times what it calls rests are float32 numbers."""
+    """Whether `two_level_factors` rounds scales by their rule, and elements, all finite, times its rests are float32 numbers."""
     few = saturates(rule) and scale_digits <= 8 and rule.mantissa_bits <= 15 and rule.smallest_exponent >= -28
     return few and rounds_by_sums(scale)
 

@@ -1,4 +1,4 @@
-"""Room for results: large ones in huge pages, for filling small pages costs more than rounding into them, and off their source."""
+"""Room for results: large ones in huge pages, for filling small ones costs more than rounding into them, and off their source."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LARGE = 1 << 25
 """Bytes from which on the C library gives every allocation pages of its own, which go back when it is freed."""
 MADV_HUGEPAGE = 14
 PERIOD, NEAR = 1 << 28, 1 << 9
-"""Addresses whose difference is a multiple of the period are taken for one another by caches and store queues of AMD's Zen: a loop
-that writes so few bytes beyond what it reads takes up to a quarter longer."""
+"""AMD's Zen takes addresses that differ by a multiple of the period for one another: a loop that writes so few bytes beyond what
+it reads takes up to a quarter longer."""
 
 
 def empty_like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

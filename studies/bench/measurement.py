@@ -108,7 +108,7 @@ def keep_freed_memory() -> None:
 def measured(
     title: str, reference: str, cases: Mapping[str, Case], rounds: int, comparisons: tuple[tuple[str, str, float], ...] = ()
 ) -> Measurement:
-    """The medians of interleaved rounds, after one round that is not counted: of the reference's times, and of each case's ratios.
+    """The medians of interleaved rounds, but for a first one: of the reference's times, and of each case's ratios.
 
     The reference runs again before each case, and a ratio is to that run: how fast memory is changes from second to second where
     a machine is shared, for both alike.

@@ -44,7 +44,7 @@ def test_a_system_without_them_gives_small_ones(system: object, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "apart, expected",
+    ("apart", "expected"),
     [(0, True), (320, True), (511, True), (512, False), (-64, False), (1 << 28, True), ((1 << 30) + 64, True), (1 << 27, False)],
 )
 def test_addresses_are_mistaken_just_beyond_multiples_of_the_period(apart: int, expected: bool) -> None:
