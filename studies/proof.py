@@ -42,7 +42,7 @@ def conform(
 @commands.command()
 def bench(
     name: Annotated[str, typer.Argument(help="What to measure.")] = "formats",
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds, of which medians are taken.", min=1)] = 7,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds that are measured.", min=1)] = 7,
     as_object: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Measure speed, as ratios to a reference that is measured in the same run."""
