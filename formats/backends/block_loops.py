@@ -20,7 +20,6 @@ from .nearest_loops import (
     saturates,
     single_limits,
     sum_numbers,
-    to_magic_from,
 )
 
 FRACTION32, ONE32 = np.int32((1 << 23) - 1), 127
@@ -177,8 +176,8 @@ def nearest_blocks(x: Any, out: Any, inverses: Any, factors: Any, rests: Any, ru
 
 @woven
 def _nearest(x: Any, out: Any, inverses: Any, factors: Any, rests: Any, blocks: Any, rule: Any, width: Any, clips: Any) -> None:
-    lift, (normal, _) = to_magic_from(rule), single_limits(rule)
-    low_magic = np.int32(((23 + rule.smallest_exponent + 127) << 23) + (1 << 22)).view(np.float32)
+    (lift, lowest), (normal, _) = sum_numbers(rule), single_limits(rule)
+    low_magic = np.int32(lowest).view(np.float32)
     top, bottom = np.float32(rule.max_value), np.float32(rule.min_value)
     above, below = np.float32(rule.above), np.float32(rule.below)
     sign_mask = SIGN if rule.signed_zero else np.int32(0)
